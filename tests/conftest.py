@@ -1,0 +1,10 @@
+"""Settings of the test session, made before any test imports a library that reads them."""
+
+from __future__ import annotations
+
+import os
+
+# The live oracle is Keras on JAX. Keras reads this once, when it is imported first.
+os.environ["KERAS_BACKEND"] = "jax"
+# JAX looks for accelerators otherwise, and says so in a warning, which is an error here.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
