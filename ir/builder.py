@@ -1,0 +1,148 @@
+"""Builder: where nodes go while Python code runs, and how they learn their source line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import ArgumentError, HornfelsError
+from .graph import Graph, Node, Source, Value
+from .op import Op, get
+from .types import TensorType, as_dtype
+
+_ROOT = Path(__file__).resolve().parents[1]
+_OURS = tuple(
+    str(_ROOT / room) for room in ("ir", "frontend", "passes", "codegen", "runtime")
+)  # our tests and examples count as the user's code
+_current: ContextVar[Builder | None] = ContextVar("hornfels_builder", default=None)
+
+
+class Builder:
+    """Collects nodes; use as a context manager to make it the current one.
+
+    >>> with Builder("double") as b:
+    ...     x = b.input("x", f32(3))
+    ...     graph = b.finish({"y": x + x})
+    """
+
+    eager = False
+
+    def __init__(self, name: str = "graph") -> None:
+        self.name = name
+        self.inputs: list[Value] = []
+        self.state: list[Value] = []
+        self._layers: list[str] = []
+        self._source: Source | None = None
+        self._tokens: list[Token[Builder | None]] = []
+
+    def __enter__(self) -> Builder:
+        self._tokens.append(_current.set(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._tokens.pop())
+
+    def input(self, name: str, type: TensorType) -> Value:
+        """Declare an input of the graph."""
+        value = Value(type, name=name)
+        self.inputs.append(value)
+        return value
+
+    def variable(self, name: str, type: TensorType) -> Value:
+        """Declare state of the graph."""
+        value = Value(type, name=name)
+        self.state.append(value)
+        return value
+
+    def emit(
+        self, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any]
+    ) -> tuple[Value, ...]:
+        """Make a node and return its outputs; a refusal says at which layer and line."""
+        source = self._source or Source("/".join(self._layers), _user_line())
+        try:
+            return Node(op, operands, attrs, source).outputs
+        except HornfelsError as error:
+            raise error.at(source.where)
+
+    @contextmanager
+    def scope(self, layer: str) -> Iterator[None]:
+        """Nodes made inside belong to this layer (nested scopes join with `/`)."""
+        self._layers.append(layer)
+        try:
+            yield
+        finally:
+            self._layers.pop()
+
+    @contextmanager
+    def at(self, source: Source) -> Iterator[None]:
+        """Nodes made inside carry this source."""
+        previous, self._source = self._source, source
+        try:
+            yield
+        finally:
+            self._source = previous
+
+    def finish(
+        self, outputs: Mapping[str, Value], updates: Iterable[tuple[Value, Value]] = ()
+    ) -> Graph:
+        """The graph of the nodes that the outputs and updates need."""
+        return Graph.make(self.name, self.inputs, self.state, outputs, updates)
+
+
+class EagerBuilder(Builder):
+    """Evaluates every op at once with the NumPy oracle; values are constants."""
+
+    eager = True
+
+    def emit(
+        self, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any]
+    ) -> tuple[Value, ...]:
+        node_outputs = super().emit(op, operands, attrs)
+        if op.name == "constant":
+            return node_outputs
+        arrays = op.evaluate(*(np.asarray(v.constant) for v in operands), **attrs)
+        constant_op = get("constant")
+        return tuple(
+            Node(constant_op, (), {"value": a.astype(v.dtype.numpy, copy=False)}).output
+            for a, v in zip(arrays, node_outputs, strict=True)
+        )
+
+
+def _user_line() -> str:
+    """`file.py:12` of the nearest caller outside the package's own rooms."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is None:
+        return ""
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+def current() -> Builder | None:
+    """The builder that nodes go to, or None outside any."""
+    return _current.get()
+
+
+def emit(op: Op, operands: Sequence[Value], attrs: Mapping[str, Any]) -> tuple[Value, ...]:
+    """Make a node in the current builder."""
+    builder = _current.get()
+    if builder is None:
+        raise ArgumentError(f"{op.name}: there is no current Builder to emit into")
+    return builder.emit(op, operands, attrs)
+
+
+def constant(value: Any, dtype: Any = None) -> Value:
+    """A constant; Python floats become f32, ints i32, unless `dtype` says otherwise."""
+    if dtype is None and not isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        default = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
+        array = array.astype(default.get(array.dtype, array.dtype))
+    else:
+        array = np.asarray(value, dtype=as_dtype(dtype).numpy if dtype is not None else None)
+    return emit(get("constant"), (), {"value": array})[0]
