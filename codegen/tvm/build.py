@@ -1,0 +1,276 @@
+"""The native program: kernels over raw pointers and one entry that calls them in order.
+
+Kernels are lowered without TVM's packed-call convention: each becomes a plain C function
+``int32_t name(void*, ...)``. The entry takes the address of a table of base pointers and calls
+kernel after kernel with ``table[index] + offset``. All is compiled in memory by LLVM, so no C
+compiler or linker is needed, and a whole training step is one call.
+
+Kernels that differ only in their name are compiled once. A large program is compiled in two
+parts, each with the kernels of its stretch of the call list, on two threads at once: TVM gives up
+Python's lock while it compiles. Running it is then two calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import PointerType, PrimType
+
+from ...ir.errors import LoweringError
+from .emit import Buffer, Expr, PrimFunc, Stmt, buffer
+from .target import Target, start_threads
+
+_ENTRY = "hornfels_entry"
+_PART_KERNELS = 16  # fewer kernels than this are not worth a second compiler thread
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a kernel.
+
+    Parameters
+    ----------
+    kernel : str
+        Its name in the mapping given to `build`.
+    arguments : tuple of (int, int)
+        For each pointer parameter, the workspace included: the index of a base pointer in the
+        table and an offset in bytes, a multiple of 64.
+    """
+
+    kernel: str
+    arguments: tuple[tuple[int, int], ...]
+
+
+class NativeProgram:
+    """Machine code of a call list, loaded in this process.
+
+    Parameters
+    ----------
+    modules : sequence of tvm.runtime.Module
+        The parts, in the order they run.
+    pointers : int
+        Length of the table of base pointers.
+    """
+
+    def __init__(self, modules: Sequence[tvm.runtime.Module], pointers: int) -> None:
+        self._modules = tuple(modules)
+        self._entries = tuple(module[_ENTRY] for module in modules)
+        self._table = (ctypes.c_int64 * max(1, pointers))()
+        self._address = ctypes.addressof(self._table)
+        self.pointers = pointers
+
+    def run(self, pointers: Sequence[int]) -> None:
+        """Run all calls in order.
+
+        Parameters
+        ----------
+        pointers : sequence of int
+            The base pointers, each aligned to 64 bytes; neither count nor alignment of a
+            wrong one is checked by the code itself, only the count is checked here.
+        """
+        if len(pointers) != self.pointers:
+            raise ValueError(f"run: needs {self.pointers} pointers, got {len(pointers)}")
+        self._table[: self.pointers] = pointers
+        for entry in self._entries:
+            entry(self._address)
+
+    def __call__(self, pointers: Sequence[int]) -> None:
+        self.run(pointers)
+
+    def source(self, form: str = "ll") -> str:
+        """Return the code of all parts: ``"ll"`` for LLVM's language, ``"asm"`` for assembly."""
+        return "\n".join(module.inspect_source(form) for module in self._modules)
+
+
+def build(
+    kernels: Mapping[str, PrimFunc],
+    calls: Sequence[Call],
+    target: Target,
+    *,
+    parts: int | None = None,
+) -> NativeProgram:
+    """Compile kernels and the list of their calls.
+
+    Parameters
+    ----------
+    kernels : mapping of str to PrimFunc
+        Kernels as `emit.kernel` makes them; names are free, kernels that nothing calls are left
+        out.
+    calls : sequence of Call
+        What to run, in order.
+    target : Target
+        The machine.
+    parts : int, optional
+        Pieces that are compiled at the same time; by default 2 for a large program where this
+        process has two processors, else 1.
+
+    Returns
+    -------
+    NativeProgram
+        Ready to run.
+
+    Raises
+    ------
+    LoweringError
+        If a call names no kernel, has the wrong number of arguments, or TVM refuses a kernel.
+    """
+    for call in calls:
+        _check(call, kernels)
+    start_threads(target.machine.cores)
+    unique, names = _deduplicate({call.kernel: kernels[call.kernel] for call in calls})
+    calls = [Call(names[call.kernel], call.arguments) for call in calls]
+    pointers = 1 + max((index for call in calls for index, _ in call.arguments), default=-1)
+    if parts is None:
+        parts = min(2, os.cpu_count() or 1) if len(unique) >= _PART_KERNELS else 1
+    pieces = [_Part(unique, piece, pointers, target) for piece in _cut(calls, unique, parts)]
+    if len(pieces) == 1:
+        return NativeProgram([pieces[0].compile()], pointers)
+    with ThreadPoolExecutor(len(pieces)) as pool:
+        return NativeProgram(list(pool.map(_Part.compile, pieces)), pointers)
+
+
+def _check(call: Call, kernels: Mapping[str, PrimFunc]) -> None:
+    if call.kernel not in kernels:
+        raise LoweringError(f"build: call of unknown kernel {call.kernel!r}")
+    wanted = len(kernels[call.kernel].params)
+    if len(call.arguments) != wanted:
+        raise LoweringError(
+            f"build: kernel {call.kernel!r} takes {wanted} pointers, got {len(call.arguments)}"
+        )
+
+
+def _deduplicate(kernels: Mapping[str, PrimFunc]) -> tuple[dict[str, PrimFunc], dict[str, str]]:
+    """Keep one of each set of equal kernels; also return the name kept for every name."""
+    kept: dict[str, PrimFunc] = {}
+    names: dict[str, str] = {}
+    by_hash: dict[int, list[str]] = {}
+    for name, function in kernels.items():
+        anonymous = function.without_attr("global_symbol")
+        group = by_hash.setdefault(tvm_ffi.structural_hash(anonymous), [])
+        same = next((n for n in group if tvm_ffi.structural_equal(kept[n], anonymous)), None)
+        if same is None:
+            kept[name] = anonymous
+            group.append(name)
+        names[name] = same or name
+    return kept, names
+
+
+def _cut(calls: list[Call], kernels: Mapping[str, PrimFunc], parts: int) -> Iterator[list[Call]]:
+    """Cut the call list in stretches that bring about equally much code each."""
+    if parts == 1:
+        yield calls
+        return
+    sizes = {name: len(str(function)) for name, function in kernels.items()}
+    share, seen, size, piece = sum(sizes.values()) / parts, set[str](), 0, list[Call]()
+    for call in calls:
+        if call.kernel not in seen:
+            seen.add(call.kernel)
+            size += sizes[call.kernel]
+        piece.append(call)
+        if size >= share:
+            yield piece
+            seen, size, piece = set(), 0, []
+    if piece:
+        yield piece
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A stretch of the call list with the kernels that it needs."""
+
+    kernels: Mapping[str, PrimFunc]
+    calls: Sequence[Call]
+    pointers: int
+    target: Target
+
+    def compile(self) -> tvm.runtime.Module:
+        """Lower, generate code, and load it."""
+        functions = {call.kernel: self.kernels[call.kernel] for call in self.calls}
+        try:
+            module = _lower_kernels(functions, self.target.tvm)
+            module.update(_lower_entry(self.calls, self.pointers, self.target.tvm))
+            generate = tvm.get_global_func("target.build.llvm")
+            binary = generate(module, self.target.tvm)
+            _ = binary[_ENTRY]  # the machine code is made at the first look-up
+        except tvm.error.TVMError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise LoweringError(f"build: TVM refused the program: {reason}") from error
+        return binary
+
+
+def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target) -> tvm.IRModule:
+    raw = {name: _raw(name, function) for name, function in functions.items()}
+    t = tirx.transform
+    passes = [
+        t.BindTarget(target),
+        t.StmtSimplify(),
+        t.FlattenBuffer(),
+        t.BF16ComputeLegalize(),
+        t.NarrowDataType(32),
+        t.VectorizeLoop(True),
+        t.StorageRewrite(),
+        t.UnrollLoop(),
+        t.StmtSimplify(),
+        t.RemoveNoOp(),
+        t.CommonSubexprElim(),
+        t.BF16StorageLegalize(),
+        t.LowerIntrin(),
+    ]
+    with target:
+        return tvm.ir.transform.Sequential(passes)(tvm.IRModule(raw))
+
+
+def _raw(name: str, function: PrimFunc) -> PrimFunc:
+    """Turn buffer parameters into raw pointers; return 0, as parallel loops may return else."""
+    pointers = [tirx.Var(f"{p.name}_pointer", PointerType(p.ty.dtype)) for p in function.params]
+    views = [
+        tirx.DeclBuffer(parameter, data=pointer)
+        for parameter, pointer in zip(function.params, pointers, strict=True)
+    ]
+    done = tirx.Return(tirx.IntImm("int32", 0))
+    body = tirx.SeqStmt([*views, function.body, done])
+    raw = tirx.PrimFunc(pointers, body, PrimType("int32"))
+    return raw.with_attr({"global_symbol": name, "tirx.noalias": True})
+
+
+def _lower_entry(
+    calls: Sequence[Call], pointers: int, target: tvm.target.Target
+) -> tvm.IRModule:
+    """The packed function that loads base pointers from the table and calls the kernels."""
+    address = tirx.Var("table_address", "int64")
+    table = buffer("table", (max(1, pointers),), "int64")
+    data = tirx.reinterpret(PointerType(PrimType("int64")), address)
+    view = tirx.DeclBuffer(table, data=data)
+    body = tirx.SeqStmt([view, *(_call(call, table) for call in calls), _zero()])
+    entry = tirx.PrimFunc([address], body).with_attr("global_symbol", _ENTRY)
+    t = tirx.transform
+    passes = [
+        t.BindTarget(tvm.target.Target(target, target)),
+        t.FlattenBuffer(),
+        t.AnnotateEntryFunc(),
+        t.MakePackedAPI(),
+        t.LowerTVMBuiltin(),
+        t.LowerIntrin(),
+    ]
+    return tvm.ir.transform.Sequential(passes)(tvm.IRModule({_ENTRY: entry}))
+
+
+def _zero() -> Stmt:
+    return tirx.Evaluate(tirx.IntImm("int32", 0))
+
+
+def _call(call: Call, table: Buffer) -> Stmt:
+    pointers = [_pointer(table, index, offset) for index, offset in call.arguments]
+    return tirx.Evaluate(tirx.call_extern("int32", call.kernel, *pointers))
+
+
+def _pointer(table: Buffer, index: int, offset: int) -> Expr:
+    address = table[index] if offset == 0 else table[index] + tirx.IntImm("int64", offset)
+    return tirx.reinterpret(PointerType(PrimType("void")), address)

@@ -1,0 +1,318 @@
+"""Emit TIR loop nests directly.
+
+A template is plain Python that returns statements::
+
+    x, y = buffer("x", (128, 512)), buffer("y", (128, 512))
+    body = parallel(128, lambda i: vectorized(512, lambda j: store(y, (i, j), x[i, j] + 1.0)))
+    function = kernel("add_one", [x, y], body)
+
+Loop bodies get the loop variable (0 itself where the extent is 1) and return a statement. Loops
+with no iteration vanish. `local` makes register or stack arrays, `scratch` makes large arrays:
+`kernel` gathers those in one trailing workspace parameter and says how many bytes it needs.
+A scratch array must be declared outside of parallel loops; one that each task owns gets a leading
+dimension for the tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import tvm
+from tvm import tirx
+from tvm.ir import PointerType, PrimType
+from tvm.tirx import ForKind
+
+Buffer = tirx.Var  # TVM 0.27: a buffer is a variable whose type is a BufferType
+Expr = tvm.ir.Expr
+Stmt = tirx.Stmt
+PrimFunc = tirx.PrimFunc
+Index = Expr | int
+Body = Callable[[Index], Stmt]
+
+ALIGNMENT = 64
+WORKSPACE = "hornfels.workspace"
+PARALLEL = "hornfels.parallel"
+
+NOTHING: Stmt = tirx.Evaluate(tirx.IntImm("int32", 0))
+
+
+def buffer(name: str, shape: Sequence[int], dtype: str = "float32") -> Buffer:
+    """Declare a buffer in memory, for a parameter of a kernel: row-major, aligned to 64 bytes."""
+    return tirx.decl_buffer(tuple(shape), dtype, name=name, data_alignment=ALIGNMENT)
+
+
+def shape_of(buffer: Buffer) -> tuple[int, ...]:
+    """Return the sizes of a buffer."""
+    return tuple(int(size) for size in buffer.ty.shape)
+
+
+def dtype_of(value: Buffer | Expr) -> str:
+    """Return TVM's name of the element type of a buffer or of a scalar expression."""
+    return str(value.ty.dtype) if tirx.is_buffer_var(value) else str(value.ty)
+
+
+def constant(value: float, dtype: str) -> Expr:
+    """Return a scalar constant of `dtype`."""
+    return tirx.const(value, dtype)
+
+
+# --- statements ------------------------------------------------------------------------------
+
+
+def store(buffer: Buffer, indices: Sequence[Index], value: Expr) -> Stmt:
+    """``buffer[indices] = value``."""
+    return tirx.BufferStore(buffer, value, [_index(index) for index in indices])
+
+
+def _index(index: Index) -> Expr:
+    return tirx.IntImm("int32", index) if isinstance(index, int) else index
+
+
+def seq(*statements: Stmt | Iterable[Stmt] | None) -> Stmt:
+    """Run statements in order; None and statements that do nothing are left out."""
+    flat: list[Stmt] = []
+    for statement in statements:
+        if isinstance(statement, tirx.SeqStmt):
+            flat.extend(statement.seq)
+        elif isinstance(statement, tirx.Stmt):
+            flat.append(statement)
+        elif statement is not None:
+            flat.append(seq(*statement))
+    flat = [statement for statement in flat if not is_nothing(statement)]
+    if not flat:
+        return NOTHING
+    return flat[0] if len(flat) == 1 else tirx.SeqStmt(flat)
+
+
+def is_nothing(statement: Stmt) -> bool:
+    """Return whether a statement has no effect."""
+    return isinstance(statement, tirx.Evaluate) and isinstance(statement.value, tirx.IntImm)
+
+
+def when(condition: Expr | bool, then: Stmt, otherwise: Stmt | None = None) -> Stmt:
+    """``if condition: then else: otherwise``; a condition known now leaves one branch."""
+    known = _known(condition)
+    if known is None:
+        return tirx.IfThenElse(condition, then, otherwise)
+    return then if known else (otherwise or NOTHING)
+
+
+def _known(condition: Expr | bool) -> bool | None:
+    if isinstance(condition, bool):
+        return condition
+    return bool(condition.value) if isinstance(condition, tirx.IntImm) else None
+
+
+def let(value: Expr | int, body: Body, name: str = "value") -> Stmt:
+    """Bind `value` to a variable that `body` reads, so that it is computed once."""
+    if isinstance(value, int | tirx.IntImm | tirx.FloatImm):
+        return body(value)
+    variable = tirx.Var(name, value.ty)
+    return seq(tirx.Bind(variable, value), body(variable))
+
+
+def local(
+    name: str, shape: Sequence[int], dtype: str, body: Callable[[Buffer], Stmt]
+) -> Stmt:
+    """Declare a small array on the stack, in registers where every index is a constant."""
+    array = tirx.decl_buffer(
+        tuple(shape), dtype, name=name, scope="local", data_alignment=ALIGNMENT
+    )
+    return seq(tirx.AllocBuffer(array), body(array))
+
+
+def scratch(
+    name: str, shape: Sequence[int], dtype: str, body: Callable[[Buffer], Stmt]
+) -> Stmt:
+    """Declare a large array in the kernel's workspace; not inside a parallel loop."""
+    array = buffer(name, shape, dtype)
+    return seq(tirx.AllocBuffer(array), body(array))
+
+
+# --- loops -----------------------------------------------------------------------------------
+
+
+def _loop(kind: ForKind, extent: Index, body: Body, name: str, start: Index = 0) -> Stmt:
+    count = extent if isinstance(extent, int) else getattr(extent, "value", None)
+    if count is not None and count <= 0:
+        return NOTHING
+    if count == 1:
+        return body(start)
+    variable = tirx.Var(name, "int32")
+    inner = body(variable)
+    if is_nothing(inner):
+        return NOTHING
+    return tirx.For(variable, _index(start), _index(extent), kind, inner)
+
+
+def serial(extent: Index, body: Body, name: str = "i", start: Index = 0) -> Stmt:
+    """Run `body` for start, start+1, ..., start+extent-1."""
+    return _loop(ForKind.SERIAL, extent, body, name, start)
+
+
+def unrolled(extent: int, body: Body) -> Stmt:
+    """Repeat `body` with the constants 0 ... extent-1 as its index."""
+    return seq(*(body(index) for index in range(extent)))
+
+
+def vectorized(extent: int, body: Body, name: str = "lane") -> Stmt:
+    """Run `body` for all lanes at once; `extent` is the number of lanes, any positive number."""
+    return _loop(ForKind.VECTORIZED, extent, body, name)
+
+
+def parallel(extent: int, body: Body, name: str = "task") -> Stmt:
+    """Split the iterations over the thread pool, in contiguous runs; do not nest."""
+    return _loop(ForKind.PARALLEL, extent, body, name)
+
+
+def nest(extents: Sequence[Index], body: Callable[[tuple[Index, ...]], Stmt]) -> Stmt:
+    """Nest serial loops, the first outermost; `body` gets the tuple of indices."""
+
+    def level(outer: tuple[Index, ...]) -> Stmt:
+        if len(outer) == len(extents):
+            return body(outer)
+        return serial(extents[len(outer)], lambda i: level((*outer, i)), f"i{len(outer)}")
+
+    return level(())
+
+
+def strips(extent: int, lanes: int, body: Callable[[Index], Stmt], unroll: int = 1) -> Stmt:
+    """Cover 0 ... extent-1 by vectors of `lanes` and one shorter vector for the rest.
+
+    Parameters
+    ----------
+    extent : int
+        Number of elements, 0 included.
+    lanes : int
+        Elements in a full vector.
+    body : callable
+        Gets the index of the element, to be used lane by lane.
+    unroll : int
+        Full vectors in one step of the loop.
+    """
+    lanes = max(1, lanes)
+    step = lanes * unroll
+    steps = extent // step
+    done = steps * step
+    vectors = (extent - done) // lanes
+
+    def vector(base: Index) -> Stmt:
+        return vectorized(lanes, lambda lane: body(base + lane))
+
+    return seq(
+        serial(steps, lambda s: unrolled(unroll, lambda u: vector(s * step + u * lanes)), "strip"),
+        unrolled(vectors, lambda u: vector(done + u * lanes)),
+        vectorized(
+            extent - done - vectors * lanes, lambda lane: body(done + vectors * lanes + lane)
+        ),
+    )
+
+
+def split_range(extent: int, parts: int, part: Index) -> tuple[Index, Index]:
+    """Return (start, length) of the `part`-th of `parts` nearly equal runs of 0 ... extent-1."""
+    if parts == 1:
+        return 0, extent
+    each, rest = divmod(extent, parts)
+    if rest == 0:
+        return part * each, each
+    start = part * each + minimum(part, rest)
+    return start, each + tirx.Select(_index(part) < rest, _index(1), _index(0))
+
+
+def minimum(a: Index, b: Index) -> Index:
+    """Return the smaller index, a number if both are."""
+    if isinstance(a, int) and isinstance(b, int):
+        return min(a, b)
+    return tirx.min(a, b)
+
+
+def maximum(a: Index, b: Index) -> Index:
+    """Return the larger index, a number if both are."""
+    if isinstance(a, int) and isinstance(b, int):
+        return max(a, b)
+    return tirx.max(a, b)
+
+
+def unflatten(index: Index, shape: Sequence[int]) -> tuple[Index, ...]:
+    """Return the indices along each dimension of `shape` of a row-major flat index."""
+    indices: list[Index] = []
+    for position, size in enumerate(shape):
+        rest = math.prod(shape[position + 1 :])
+        value = index if rest <= 1 else index // rest
+        indices.append(0 if size == 1 else value if position == 0 else value % size)
+    return tuple(indices)
+
+
+# --- kernels ---------------------------------------------------------------------------------
+
+
+def kernel(name: str, parameters: Sequence[Buffer], body: Stmt) -> PrimFunc:
+    """Make a kernel of a body: parameters are buffers, in the order of its pointer arguments.
+
+    Scratch arrays become one more parameter, the workspace, of `workspace_bytes` bytes; it comes
+    last and is absent if no byte is needed.
+    """
+    hoist = _Hoist()
+    body = hoist(body)
+    parameters = list(parameters)
+    if hoist.bytes:
+        parameters.append(hoist.workspace)
+    function = tirx.PrimFunc(parameters, body)
+    return function.with_attr(
+        {"global_symbol": name, "tirx.noalias": True, WORKSPACE: hoist.bytes,
+         PARALLEL: hoist.parallel}
+    )
+
+
+def workspace_bytes(function: PrimFunc) -> int:
+    """Return the bytes of workspace that a kernel needs, 0 if it takes no such argument."""
+    return int(function.attrs[WORKSPACE])
+
+
+def is_parallel(function: PrimFunc) -> bool:
+    """Return whether a kernel starts a parallel region."""
+    return bool(function.attrs[PARALLEL])
+
+
+class _Hoist:
+    """Rewrite allocations in memory to slices of one workspace; notes parallel loops."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.parallel = False
+        self.workspace = buffer("workspace", (1 << 30,), "uint8")
+
+    def __call__(self, statement: Stmt) -> Stmt:
+        if isinstance(statement, tirx.SeqStmt):
+            return tirx.SeqStmt([self(item) for item in statement.seq])
+        if isinstance(statement, tirx.For):
+            return self._for(statement)
+        if isinstance(statement, tirx.IfThenElse):
+            otherwise = statement.else_case
+            return tirx.IfThenElse(
+                statement.condition,
+                self(statement.then_case),
+                None if otherwise is None else self(otherwise),
+            )
+        if isinstance(statement, tirx.AllocBuffer) and statement.buffer.scope() != "local":
+            return self._slice(statement.buffer)
+        return statement
+
+    def _for(self, loop: tirx.For) -> Stmt:
+        self.parallel |= loop.kind == ForKind.PARALLEL
+        if loop.kind == ForKind.VECTORIZED:
+            return loop
+        before = self.bytes
+        body = self(loop.body)
+        if loop.kind == ForKind.PARALLEL and self.bytes != before:
+            raise AssertionError("scratch array inside a parallel loop: tasks would share it")
+        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
+
+    def _slice(self, array: Buffer) -> Stmt:
+        size = math.prod(shape_of(array)) * max(1, tvm.DataType(dtype_of(array)).bits // 8)
+        offset = self.bytes
+        self.bytes += -(-size // ALIGNMENT) * ALIGNMENT
+        address = tirx.address_of(self.workspace[offset])
+        data = tirx.reinterpret(PointerType(PrimType(dtype_of(array))), address)
+        return tirx.DeclBuffer(array, data=data)

@@ -1,0 +1,239 @@
+"""Targets: what the user names, and the model of the machine that the templates size tiles by."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import tvm
+from tvm.target import codegen as llvm
+
+from ...ir.errors import LoweringError
+
+_CACHE_FALLBACK = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a kernel template must know of a processor.
+
+    Parameters
+    ----------
+    cpu : str
+        LLVM's name of the processor, e.g. ``znver4``.
+    features : frozenset of str
+        LLVM's names of its features, e.g. ``avx512f``.
+    vector_bits : int
+        Width of one vector register.
+    vector_registers : int
+        Number of vector registers.
+    l1, l2, l3 : int
+        Bytes of the data caches: `l1` and `l2` per core, `l3` shared (0 if there is none).
+    cores : int
+        Threads that a parallel loop is split over.
+    """
+
+    cpu: str
+    features: frozenset[str]
+    vector_bits: int
+    vector_registers: int
+    l1: int
+    l2: int
+    l3: int
+    cores: int
+
+    def lanes(self, dtype: str) -> int:
+        """Elements of `dtype` (TVM's name) that one vector register holds.
+
+        Examples
+        --------
+        >>> from hornfels.codegen.tvm.target import host_machine
+        >>> host_machine().lanes("float32") == host_machine().vector_bits // 32
+        True
+        """
+        return max(1, self.vector_bits // max(8, tvm.DataType(dtype).bits))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parsed target: its text, the machine, and what TVM needs to compile for it."""
+
+    text: str
+    machine: Machine
+    tvm: tvm.target.Target
+
+
+def parse_target(text: str = "cpu") -> Target:
+    """Parse a target string.
+
+    The form is ``cpu [-mcpu=NAME] [-mattr=+a,-b] [-mtriple=TRIPLE] [-num-cores=N]``; what is
+    not said is taken from this machine.
+
+    Parameters
+    ----------
+    text : str
+        The target string.
+
+    Returns
+    -------
+    Target
+        With the machine model and TVM's own target.
+
+    Raises
+    ------
+    LoweringError
+        If the kind is not ``cpu``, or an option or processor is unknown.
+
+    Examples
+    --------
+    >>> from hornfels.codegen.tvm.target import parse_target
+    >>> parse_target("cpu -mcpu=skylake-avx512 -num-cores=4").machine.cores
+    4
+    """
+    kind, *words = text.split() or [""]
+    if kind != "cpu":
+        raise LoweringError(f"target: must be 'cpu' with options, got {text!r}")
+    options = dict(_option(word, text) for word in words)
+    cores = _count(options.pop("num-cores", None), text)
+    host = host_machine()
+    config = {"kind": "llvm", "mcpu": options.get("mcpu", host.cpu)}
+    if "mattr" in options:
+        config["mattr"] = options["mattr"].split(",")
+    if "mtriple" in options:
+        config["mtriple"] = options["mtriple"]
+    triple = options.get("mtriple", llvm.llvm_get_system_triple())
+    if not llvm.llvm_is_valid_cpu(config["mcpu"], triple):
+        raise LoweringError(f"target: processor {config['mcpu']!r} is unknown for {triple}")
+    target = tvm.target.Target(config)
+    machine = replace(host, cores=cores or host.cores)
+    if options:
+        machine = _with_features(machine, config["mcpu"], target)
+    return Target(text, machine, target)
+
+
+def _option(word: str, text: str) -> tuple[str, str]:
+    name, equals, value = word.removeprefix("-").partition("=")
+    if not word.startswith("-") or not equals or name not in _OPTIONS:
+        legal = ", ".join(f"-{option}=" for option in _OPTIONS)
+        raise LoweringError(f"target: option must be one of {legal}, got {word!r} in {text!r}")
+    return name, value
+
+
+_OPTIONS = ("mcpu", "mattr", "mtriple", "num-cores")
+
+
+def _count(value: str | None, text: str) -> int | None:
+    if value is None:
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise LoweringError(f"target: -num-cores must be a positive integer, got {text!r}")
+    return int(value)
+
+
+@cache
+def host_machine() -> Machine:
+    """Return the model of the machine this process runs on."""
+    cpu = llvm.llvm_get_system_cpu()
+    caches = _host_caches()
+    blank = Machine(cpu, frozenset(), 128, 16, caches[1], caches[2], caches[3], host_cores())
+    return _with_features(blank, cpu, tvm.target.Target({"kind": "llvm", "mcpu": cpu}))
+
+
+def _with_features(machine: Machine, cpu: str, target: tvm.target.Target) -> Machine:
+    features = frozenset(str(feature) for feature in llvm.llvm_get_cpu_features(target))
+    bits, registers = _vectors(features, str(target.attrs.get("mtriple", "")))
+    return replace(
+        machine, cpu=cpu, features=features, vector_bits=bits, vector_registers=registers
+    )
+
+
+def _vectors(features: frozenset[str], triple: str) -> tuple[int, int]:
+    """Width in bits and number of the vector registers that the features offer."""
+    if "avx512f" in features:
+        return 512, 32
+    if "avx" in features:
+        return 256, 16
+    if "neon" in features or triple.startswith(("aarch64", "arm64")):
+        return 128, 32
+    return 128, 16
+
+
+def _host_caches() -> dict[int, int]:
+    """Bytes of the data caches by level, as Linux tells them, else common values."""
+    found = dict(_CACHE_FALLBACK)
+    for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            kind = (folder / "type").read_text().strip()
+            level = int((folder / "level").read_text())
+            size = (folder / "size").read_text().strip()
+        except (OSError, ValueError):
+            continue
+        if kind != "Instruction" and size.endswith("K"):
+            found[level] = int(size[:-1]) << 10
+    return found
+
+
+def host_cores() -> int:
+    """Return the number of threads to use: HORNFELS_NUM_THREADS, else what the process may use.
+
+    The affinity mask and the quota of the control group bound it.
+
+    Raises
+    ------
+    LoweringError
+        If HORNFELS_NUM_THREADS is set and is no positive integer.
+    """
+    wanted = os.environ.get("HORNFELS_NUM_THREADS")
+    if wanted is None:
+        return max(1, min(_affinity(), _quota()))
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise LoweringError(f"HORNFELS_NUM_THREADS: must be a positive integer, got {wanted!r}")
+    return int(wanted)
+
+
+def _affinity() -> int:
+    if platform.system() == "Linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quota() -> int:
+    """CPUs that the control group grants (version 2, then version 1), rounded up."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            folder = Path("/sys/fs/cgroup/cpu")
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        except OSError:
+            return 1 << 16
+    if not quota.strip().isdigit() or int(period) < 1:  # "max" and -1 mean no limit
+        return 1 << 16
+    return -(-int(quota) // int(period))
+
+
+_pool_threads = 0
+
+
+def start_threads(cores: int) -> None:
+    """Make TVM's thread pool `cores` wide; by default it takes half of the processors.
+
+    The environment is read when the pool starts, so it is set too: threads are not bound to
+    processors, for other processes have a claim on them.
+
+    Parameters
+    ----------
+    cores : int
+        Number of threads, the calling one included.
+    """
+    global _pool_threads
+    if _pool_threads == cores:
+        return
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    os.environ["TVM_NUM_THREADS"] = str(cores)
+    tvm.get_global_func("runtime.config_threadpool")(1, cores)
+    _pool_threads = cores
