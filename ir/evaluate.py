@@ -1,0 +1,88 @@
+"""evaluate: run a graph op by op with the NumPy oracles; what every backend is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import DTypeError, ShapeError
+from .graph import Graph, Value
+from .types import Dim, Size, TensorType, type_of
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run gives: `outputs` and `updates` by name."""
+
+    outputs: dict[str, np.ndarray]
+    updates: dict[str, np.ndarray]
+
+
+def evaluate(graph: Graph, arrays: Mapping[str, np.ndarray]) -> Evaluation:
+    """Run a graph.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        One for every input and state, of its dtype and shape; symbolic dimensions take the size
+        that the arrays show.
+
+    Raises
+    ------
+    ShapeError, DTypeError
+        If an array is missing or does not fit.
+    """
+    bindings = bind(graph, arrays)
+    graph = graph.specialize(bindings)
+    values: dict[Value, np.ndarray] = {v: np.asarray(arrays[v.name]) for v in graph.parameters}
+    last_use = {v: node for node in graph.nodes for v in node.inputs}
+    keep = set(graph.results)
+    for node in graph.nodes:
+        outputs = node.op.evaluate(*(values[v] for v in node.inputs), **node.attrs)
+        for v, array in zip(node.outputs, outputs, strict=True):
+            values[v] = array
+        for v in node.inputs:  # free what nobody reads again
+            if last_use[v] is node and v not in keep and v.node is not None:
+                values.pop(v, None)
+    return Evaluation(
+        {n: values[v] for n, v in zip(graph.output_names, graph.outputs, strict=True)},
+        {old.name: values[new] for old, new in graph.updates},
+    )
+
+
+def bind(graph: Graph, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Check the arrays against the parameters' types and read the symbols' sizes off them."""
+    bindings: dict[str, int] = {}
+    for v in graph.parameters:
+        if v.name not in arrays:
+            raise ShapeError(f"graph {graph.name}: no array is given for %{v.name}: {v.type}")
+        match_type(v.name, v.type, type_of(np.asarray(arrays[v.name])), bindings)
+    for v in graph.parameters:  # compound sizes such as 2*N, once all symbols are known
+        expected = v.type.substitute(bindings)
+        got = type_of(np.asarray(arrays[v.name]))
+        if expected != got:
+            raise ShapeError(f"{v.name} must be {expected}, got {got}")
+    return bindings
+
+
+def match_type(
+    name: str, expected: TensorType, got: TensorType, bindings: dict[str, int]
+) -> None:
+    """Require that `got` fits `expected`; plain symbols are added to `bindings`."""
+    if got.dtype != expected.dtype:
+        raise DTypeError(f"{name} must be {expected}, got {got}")
+    if got.ndim != expected.ndim:
+        raise ShapeError(f"{name} must be {expected}, got {got}")
+    for want, size in zip(expected.shape, got.shape, strict=True):
+        if not _size_fits(want, int(size), bindings):
+            raise ShapeError(f"{name} must be {expected}, got {got}")
+
+
+def _size_fits(want: Size, size: int, bindings: dict[str, int]) -> bool:
+    if isinstance(want, int):
+        return want == size
+    if isinstance(want, Dim) and len(want.terms) == 1 and want.terms[0] == ((str(want),), 1):
+        return bindings.setdefault(str(want), size) == size
+    return True  # compound: checked by the caller once the symbols are bound
