@@ -131,6 +131,10 @@ class ProgressDisplay(Callback):
             self.console.print(f"{self._title} - {seconds:.1f} s - {summary}", highlight=False,
                                soft_wrap=True)  # fmt: skip
 
+    def close(self) -> None:
+        """Leave the terminal in order, also when training was interrupted."""
+        self._stop()
+
     def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()

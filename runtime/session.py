@@ -1,0 +1,344 @@
+"""CompiledModel: a model bound to a backend, its state on the device; what `compile` returns."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..ir import Graph, TensorType, symbol
+from ..ir.errors import ArgumentError
+from ..ir.types import type_of
+from .data import Batch, size_of_batch, weights_of_classes
+from .executable import DEFAULT_BACKEND, Backend, Executable, State, make_backend
+
+BATCH = "N"
+"""The symbol of the batch dimension."""
+
+
+class Residence(Protocol):
+    """Who holds a variable's array."""
+
+    def read(self, variable: Any) -> np.ndarray: ...
+
+    def write(self, variable: Any, array: np.ndarray) -> None: ...
+
+
+class Variable(Protocol):
+    """What the runtime needs of a frontend variable."""
+
+    residence: Residence | None
+
+    def numpy(self) -> np.ndarray: ...
+
+
+class Trainable(Protocol):
+    """What the runtime needs of a model."""
+
+    stop_training: bool
+
+    def pack(self, x: Any, y: Any = None, sample_weight: Any = None) -> Batch:
+        """Flatten and check what the user gave into arrays by graph input name."""
+
+    def unpack(self, outputs: Mapping[str, np.ndarray]) -> Any:
+        """The prediction in the structure of the model's output."""
+
+    def trace(
+        self, kind: str, types: Mapping[str, TensorType]
+    ) -> tuple[Graph, Mapping[str, Variable]]:
+        """The graph of a step and the variables behind its state, by state name."""
+
+    def trace_key(self) -> Any:
+        """Changes whenever a trace made before is no longer what the model does."""
+
+    def reset_metrics(self) -> None: ...
+
+    def declared_types(self, kind: str) -> Mapping[str, TensorType]:
+        """The types of a step's inputs as far as the model itself determines them."""
+
+    def shuffle_seed(self) -> int | None:
+        """The seed of the order of examples; None for a fresh one."""
+
+
+class Device:
+    """Variables that live on a backend's device.
+
+    A variable moves here when a step that needs it first runs here, and its array is read back
+    only when somebody asks for it.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._names: dict[int, str] = {}
+        self._held: dict[str, Variable] = {}
+
+    def hold(self, variables: Mapping[str, Variable]) -> None:
+        """Bring the variables here, under these names."""
+        for name, variable in variables.items():
+            if variable.residence is self:
+                continue
+            array = variable.numpy()
+            self.state.write(name, array)
+            self._names[id(variable)] = name
+            self._held[name] = variable
+            variable.residence = self
+
+    def read(self, variable: Any) -> np.ndarray:
+        return self.state.read(self._names[id(variable)])
+
+    def write(self, variable: Any, array: np.ndarray) -> None:
+        self.state.write(self._names[id(variable)], array)
+
+    def name_for(self, name: str, variable: Variable) -> str:
+        """The name that the variable has here: `name` unless another variable has that."""
+        known = self._names.get(id(variable))
+        if known is not None and self._held[known] is variable:
+            return known
+        unique, suffix = name, 0
+        while unique in self._held and self._held[unique] is not variable:
+            suffix += 1
+            unique = f"{name}_{suffix}"
+        self._held[unique] = variable
+        return unique
+
+
+class Step:
+    """One traced step of a model and its executables by batch size."""
+
+    def __init__(
+        self, graph: Graph, variables: Mapping[str, Variable], backend: Backend
+    ) -> None:
+        self.graph = graph
+        self.variables = variables
+        self._backend = backend
+        self._lock = threading.Lock()
+        self._executables: dict[int, Future[Executable]] = {}
+
+    def executable(self, batch: int) -> Executable:
+        """The executable for a batch size, compiled now unless it is there or on its way."""
+        future, mine = self._claim(batch)
+        if mine:
+            self._compile(batch, future)
+        return future.result()
+
+    def prefetch(self, batch: int, pool: ThreadPoolExecutor) -> None:
+        """Compile for a batch size in the background."""
+        future, mine = self._claim(batch)
+        if mine:
+            pool.submit(self._compile, batch, future)
+
+    def _claim(self, batch: int) -> tuple[Future[Executable], bool]:
+        key = 0 if self._backend.symbolic else batch
+        with self._lock:
+            if key in self._executables:
+                return self._executables[key], False
+            return self._executables.setdefault(key, Future()), True
+
+    def _compile(self, batch: int, future: Future[Executable]) -> None:
+        try:
+            symbolic = self._backend.symbolic
+            graph = self.graph if symbolic else self.graph.specialize({BATCH: batch})
+            future.set_result(self._backend.compile(graph))
+        except BaseException as error:  # whoever waits for the executable gets the error
+            future.set_exception(error)
+
+
+class CompiledModel:
+    """A model whose steps run as compiled programs.
+
+    Parameters
+    ----------
+    model : Model
+        Its variables move to the backend's device at the first step that needs them, and can
+        still be read and assigned through the model.
+    backend : {"tvm", "onnx", "eager"}
+    target : str
+        What the `tvm` backend generates code for, `"cpu"` by default.
+
+    Raises
+    ------
+    BackendError, LoweringError
+        If the backend is unknown or not installed, or the target is not supported.
+    """
+
+    def __init__(
+        self, model: Trainable, backend: str = DEFAULT_BACKEND, target: str = "cpu"
+    ) -> None:
+        self.model = model
+        self.backend = make_backend(backend, target)
+        self.device = Device(self.backend.state())
+        self.random = np.random.default_rng(model.shuffle_seed())
+        self._steps: dict[Any, Step] = {}
+        self._pool: ThreadPoolExecutor | None = None
+
+    # --- steps -------------------------------------------------------------------------------
+
+    def step(self, kind: str, types: Mapping[str, TensorType]) -> Step:
+        """The traced step for inputs of these types (their first dimension is the batch)."""
+        symbolic = {
+            name: t.with_shape((symbol(BATCH), *t.shape[1:])) for name, t in types.items()
+        }
+        key = (kind, self.model.trace_key(), tuple(sorted(symbolic.items())))
+        if key not in self._steps:
+            graph, variables = self.model.trace(kind, symbolic)
+            self._steps[key] = Step(*self._with_device_names(graph, variables), self.backend)
+        return self._steps[key]
+
+    def run(self, kind: str, batch: Batch) -> dict[str, np.ndarray]:
+        """Run one step on a packed batch: `"train"`, `"test"` or `"predict"`."""
+        step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
+        executable = step.executable(size_of_batch(batch))
+        self.device.hold(step.variables)
+        wanted = {v.name: batch[v.name] for v in executable.graph.inputs}
+        return executable(self.device.state, wanted)
+
+    def prepare(self, kind: str, batch: Batch, sizes: Sequence[int]) -> None:
+        """Compile for the first size now and for the others in the background."""
+        step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="hornfels-compile")
+        for size in sizes[:1]:
+            step.executable(size)
+        for size in sizes[1:]:
+            step.prefetch(size, self._pool)
+
+    def _with_device_names(
+        self, graph: Graph, variables: Mapping[str, Variable]
+    ) -> tuple[Graph, Mapping[str, Variable]]:
+        """Rename state so that a variable has one name in all steps and no two share one."""
+        names = {old: self.device.name_for(old, v) for old, v in variables.items()}
+        if all(old == new for old, new in names.items()):
+            return graph, variables
+        renamed = {v: type(v)(v.type, name=names[v.name]) for v in graph.state}
+        return graph.rebuild(lambda *_: None, renamed), {
+            names[old]: v for old, v in variables.items()
+        }
+
+    # --- what users call ---------------------------------------------------------------------
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One training step; returns the loss, or loss and metrics (a list or a dict)."""
+        batch = self.pack(x, y, sample_weight, class_weight)
+        return _logs(self.run("train", batch), return_dict)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """One evaluation step; returns as `train_on_batch` does."""
+        return _logs(self.run("test", self.model.pack(x, y, sample_weight)), return_dict)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """The model's output for one batch, as arrays."""
+        return self.model.unpack(self.run("predict", self.model.pack(x)))
+
+    def pack(
+        self, x: Any, y: Any, sample_weight: Any, class_weight: Mapping[int, float] | None = None
+    ) -> Batch:
+        """The model's `pack`, with class weights turned into weights of examples."""
+        batch = self.model.pack(x, y, sample_weight)
+        if class_weight is None:
+            return batch
+        if "y" not in batch or "sample_weight" in batch:
+            raise ArgumentError(
+                "class_weight needs one array of labels and excludes sample_weight"
+            )
+        return {**batch, "sample_weight": weights_of_classes(batch["y"], class_weight)}
+
+    def fit(self, *arguments: Any, **options: Any) -> Any:
+        """Train for epochs; see `runtime.loops.fit` for the arguments (Keras' own)."""
+        from .loops import fit
+
+        return fit(self, *arguments, **options)
+
+    def evaluate(self, *arguments: Any, **options: Any) -> Any:
+        """Loss and metrics over a data set; see `runtime.loops.evaluate`."""
+        from .loops import evaluate
+
+        return evaluate(self, *arguments, **options)
+
+    def predict(self, *arguments: Any, **options: Any) -> Any:
+        """Outputs over a data set; see `runtime.loops.predict`."""
+        from .loops import predict
+
+        return predict(self, *arguments, **options)
+
+    def graph(self, kind: str = "predict") -> Graph:
+        """The traced, unoptimized IR of a step: `"train"`, `"test"` or `"predict"`.
+
+        The input types are the model's own; a model that has not seen data yet and declares no
+        input cannot be traced.
+        """
+        return self.step(kind, self._declared_types(kind)).graph
+
+    def export(self, path: str | os.PathLike[str], kind: str = "predict") -> None:
+        """Write a step as a plain ONNX model: `"predict"`, or `"train"` for a training step."""
+        from ..codegen.onnx.export import export_inference, export_train_step
+
+        if kind not in ("predict", "train"):
+            raise ArgumentError(f"kind must be 'predict' or 'train', got {kind!r}")
+        step = self.step(kind, self._declared_types(kind))
+        arrays = {name: variable.numpy() for name, variable in step.variables.items()}
+        writer: Callable[..., None] = export_inference if kind == "predict" else export_train_step
+        writer(step.graph, arrays, path)
+
+    def _declared_types(self, kind: str) -> Mapping[str, TensorType]:
+        """The model's declared input types, or those of a step of this kind that ran."""
+        for (known, version, types), _ in reversed(self._steps.items()):
+            if known == kind and version == self.model.trace_key():
+                return dict(types)
+        return self.model.declared_types(kind)
+
+
+def compile(
+    model: Any, backend: str = DEFAULT_BACKEND, target: str = "cpu"
+) -> CompiledModel:
+    """Compile a model for a backend.
+
+    Parameters
+    ----------
+    model : Model
+        A model of `hornfels`, built or not.
+    backend : {"tvm", "onnx", "eager"}
+        Native code, ONNX Runtime, or NumPy op by op.
+    target : str
+        For `tvm`: `"cpu"`, with LLVM options such as `"cpu -mcpu=haswell"`.
+
+    Returns
+    -------
+    CompiledModel
+        With `fit`, `evaluate`, `predict`, `train_on_batch`, `export`, `graph`, ...
+
+    Raises
+    ------
+    ArgumentError
+        If `model` is not a model.
+    BackendError, LoweringError
+        If the backend or the target cannot be had here.
+
+    Examples
+    --------
+    >>> fast = hornfels.compile(model)
+    >>> fast.train_on_batch(x, y)
+    """
+    if not all(hasattr(model, name) for name in ("pack", "trace", "trace_key")):
+        raise ArgumentError(f"compile: expected a hornfels model, got {type(model).__name__}")
+    return CompiledModel(model, backend, target)
+
+
+def _logs(outputs: Mapping[str, np.ndarray], return_dict: bool) -> Any:
+    """Loss and metrics as Keras returns them: a dict, one number, or a list of numbers."""
+    values = {name: float(array) for name, array in outputs.items()}
+    if return_dict:
+        return values
+    return next(iter(values.values())) if len(values) == 1 else list(values.values())
