@@ -1,0 +1,130 @@
+"""Tensors from nothing or from sizes: constants, counting, random bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import DTypeError, ShapeError
+from ..op import CODE, Op, Reason, case, define, reject
+from ..types import DType, Shape, TensorType, boolean, f32, i32, size_of, type_of, u32
+from .common import DISCRETE, require_axis
+
+_NO_OPERANDS = Reason("it has no operands")
+
+
+def _constant_type(*, value: np.ndarray) -> TensorType:
+    if not isinstance(value, np.ndarray):
+        raise DTypeError(f"constant: value must be a NumPy array, got {type(value).__name__}")
+    return type_of(value)
+
+
+def _constant_numpy(*, value: np.ndarray) -> np.ndarray:
+    return value
+
+
+constant = define(Op(
+    name="constant",
+    doc="The array `value`.",
+    kind="constant",
+    type=_constant_type, numpy=_constant_numpy, vjp=_NO_OPERANDS,
+    onnx=CODE,
+))  # fmt: skip
+
+
+def _iota_type(*, shape: Shape, axis: int, dtype: DType) -> TensorType:
+    result = TensorType(dtype, tuple(shape))
+    if dtype.is_bool:
+        raise DTypeError(f"iota: dtype must be a number, got {dtype}")
+    require_axis("iota", axis, result)
+    return result
+
+
+def _iota_numpy(*, shape: tuple[int, ...], axis: int, dtype: DType) -> np.ndarray:
+    along = [-1 if i == axis else 1 for i in range(len(shape))]
+    return np.broadcast_to(np.arange(shape[axis]).astype(dtype.numpy).reshape(along), shape)
+
+
+iota = define(Op(
+    name="iota",
+    doc="Each element's index along `axis`: 0, 1, 2, ...",
+    kind="index",
+    type=_iota_type, numpy=_iota_numpy, vjp=_NO_OPERANDS,
+    onnx=CODE,
+))  # fmt: skip
+
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_LOW_32 = np.uint64(0xFFFFFFFF)
+
+
+def threefry(key: np.ndarray, counters: np.ndarray) -> np.ndarray:
+    """Threefry2x32 with 20 rounds, by the letter of the paper, in 64-bit arithmetic.
+
+    Parameters
+    ----------
+    key : ndarray
+        Two words, below 2**32.
+    counters : ndarray
+        Shape `[2, ...]`, words below 2**32.
+
+    Returns
+    -------
+    ndarray
+        The two words of each block, u64 of the shape of `counters`.
+
+    References
+    ----------
+    Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    k0, k1 = (np.uint64(k) for k in key)
+    words = (k0, k1, k0 ^ k1 ^ np.uint64(0x1BD11BDA))
+    x0, x1 = counters.astype(np.uint64)
+    x0, x1 = (x0 + words[0]) & _LOW_32, (x1 + words[1]) & _LOW_32
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x0 = (x0 + x1) & _LOW_32
+            rotated = (x1 << np.uint64(rotation)) | (x1 >> np.uint64(32 - rotation))
+            x1 = (rotated & _LOW_32) ^ x0
+        x0 = (x0 + words[(group + 1) % 3]) & _LOW_32
+        x1 = (x1 + words[(group + 2) % 3] + np.uint64(group + 1)) & _LOW_32
+    return np.stack([x0, x1])
+
+
+def _rng_bits_type(key: TensorType, *, shape: Shape) -> TensorType:
+    if key != u32(2):
+        raise DTypeError(f"rng_bits: operand key must be u32[2], got {key}")
+    return TensorType(u32, tuple(shape))
+
+
+def _rng_bits_numpy(key: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
+    index = np.arange(size_of(shape), dtype=np.uint64)
+    counters = np.stack([index & _LOW_32, index >> np.uint64(32)])
+    return threefry(key, counters)[0].astype(np.uint32).reshape(shape)
+
+
+rng_bits = define(Op(
+    name="rng_bits",
+    doc="""Random bits: the element of flat row-major index i is word 0 of Threefry2x32-20
+    with `key` and the counter (i modulo 2**32, i // 2**32).""",
+    kind="index",
+    type=_rng_bits_type, numpy=_rng_bits_numpy, vjp=DISCRETE,
+    onnx=CODE,
+))  # fmt: skip
+
+
+def _dimension_size_type(x: TensorType, *, axis: int) -> TensorType:
+    require_axis("dimension_size", axis, x)
+    return i32()
+
+
+def _dimension_size_numpy(x: np.ndarray, *, axis: int) -> np.ndarray:
+    return np.asarray(x.shape[axis], dtype=np.int32)
+
+
+dimension_size = define(Op(
+    name="dimension_size",
+    doc="The size of `x` along `axis` as a scalar; a constant once the size is fixed.",
+    kind="index",
+    type=_dimension_size_type, numpy=_dimension_size_numpy, vjp=DISCRETE,
+    onnx=CODE,
+))  # fmt: skip

@@ -1,0 +1,242 @@
+"""Convolution of any rank and its two gradients; each one's gradient is made of the others.
+
+`x` is `[N, *spatial, C]`, the kernel `w` is `[*kernel, C / groups, O]`. The convolution is
+linear in each of its operands, and with the inner product of tensors `<a, b>`::
+
+    <g, conv(x, w)> = <conv_input_grad(g, w), x> = <conv_kernel_grad(x, g), w>
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError, ShapeError
+from ..graph import Value
+from ..op import CODE, Op, case, define, reject
+from ..types import Shape, Size, TensorType, f32, i32, symbol
+from .common import (
+    require_at_least, require_fixed, require_float, require_length, require_rank,
+    require_same_dtype, widen,
+)  # fmt: skip
+from .shape import dilated
+
+Ints = tuple[int, ...]
+Padding = tuple[tuple[int, int], ...]
+
+
+def window_size(op: str, size: int, window: int, stride: int, low: int, high: int) -> int:
+    """How many windows fit into a padded axis."""
+    if size + low + high < window:
+        raise ShapeError(
+            f"{op}: the window must fit into the padded input, got a window of {window} "
+            f"in {size} + {low} + {high}"
+        )
+    return (size + low + high - window) // stride + 1
+
+
+def _check_attributes(
+    op: str, rank: int, *, strides: Ints, padding: Padding, input_dilation: Ints,
+    kernel_dilation: Ints, groups: int,
+) -> None:  # fmt: skip
+    steps: dict[str, Sequence[Any]] = {
+        "strides": strides, "input_dilation": input_dilation, "kernel_dilation": kernel_dilation,
+    }  # fmt: skip
+    require_length(op, rank, padding=padding, **steps)
+    require_at_least(op, 1, groups=(groups,), **steps)
+    for pair in padding:
+        require_length(op, 2, padding=pair)
+        require_at_least(op, 0, padding=pair)
+
+
+def _result(op: str, x: TensorType, w: TensorType, **attrs: Any) -> TensorType:
+    """The type of the convolution that `op` is or is a gradient of."""
+    require_rank(op, "x", x, 3)
+    if w.ndim != x.ndim:
+        raise ShapeError(f"{op}: operands must have one rank, got {x} and {w}")
+    require_fixed(op, "x", x, range(1, x.ndim))
+    require_fixed(op, "w", w, range(w.ndim))
+    _check_attributes(op, x.ndim - 2, **attrs)
+    channels, groups = int(x.shape[-1]), attrs["groups"]
+    if w.shape[-2] * groups != channels or w.shape[-1] % groups:
+        raise ShapeError(
+            f"{op}: the kernel must take channels / groups and give a multiple of groups, "
+            f"got {w} with groups={groups} for {x}"
+        )
+    spatial = []
+    for axis, (low, high) in enumerate(attrs["padding"]):
+        size = dilated(int(x.shape[axis + 1]), attrs["input_dilation"][axis] - 1)
+        window = dilated(int(w.shape[axis]), attrs["kernel_dilation"][axis] - 1)
+        spatial.append(window_size(op, int(size), int(window), attrs["strides"][axis], low, high))
+    return x.with_shape((x.shape[0], *spatial, w.shape[-1]))
+
+
+def _dilate_and_pad(x: np.ndarray, padding: Padding, input_dilation: Ints) -> np.ndarray:
+    spatial = x.shape[1:-1]
+    sizes = [int(dilated(d, k - 1)) for d, k in zip(spatial, input_dilation, strict=True)]
+    padded = [low + size + high for size, (low, high) in zip(sizes, padding, strict=True)]
+    result = np.zeros((x.shape[0], *padded, x.shape[-1]), x.dtype)
+    result[_inside(sizes, padding, input_dilation)] = x
+    return result
+
+
+def _inside(sizes: Sequence[int], padding: Padding, input_dilation: Ints) -> tuple[slice, ...]:
+    """Where the elements of the input stand in the dilated and padded one."""
+    middle = (
+        slice(low, low + size, step)
+        for size, (low, _), step in zip(sizes, padding, input_dilation, strict=True)
+    )
+    return (slice(None), *middle, slice(None))
+
+
+def _tap(tap: Ints, out: Sequence[int], strides: Ints, dilation: Ints) -> tuple[slice, ...]:
+    """The elements that kernel position `tap` meets, for all output positions."""
+    middle = (
+        slice(t * d, t * d + (n - 1) * s + 1, s)
+        for t, n, s, d in zip(tap, out, strides, dilation, strict=True)
+    )
+    return (slice(None), *middle, slice(None))
+
+
+def _columns(
+    x: np.ndarray, kernel: Ints, out: Sequence[int], *, strides: Ints, padding: Padding,
+    input_dilation: Ints, kernel_dilation: Ints, groups: int,
+) -> np.ndarray:  # fmt: skip
+    """What each output position sees: `[groups, N * out, taps * channels / groups]`."""
+    padded = _dilate_and_pad(widen(x), padding, input_dilation)
+    count, channels = x.shape[0] * math.prod(out), x.shape[-1] // groups
+    taps = np.empty((groups, count, math.prod(kernel), channels), padded.dtype)
+    for i, tap in enumerate(np.ndindex(kernel)):
+        seen = padded[_tap(tap, out, strides, kernel_dilation)]
+        taps[:, :, i] = seen.reshape(count, groups, channels).swapaxes(0, 1)
+    return taps.reshape(groups, count, -1)
+
+
+def _rows(y: np.ndarray, groups: int) -> np.ndarray:
+    """`[..., O]` as `[groups, rows, O / groups]`."""
+    return widen(y).reshape(-1, groups, y.shape[-1] // groups).swapaxes(0, 1)
+
+
+def _conv_type(x: TensorType, w: TensorType, **attrs: Any) -> TensorType:
+    require_float("conv", x=x, w=w)
+    require_same_dtype("conv", x, w)
+    return _result("conv", x, w, **attrs)
+
+
+def _conv_numpy(x: np.ndarray, w: np.ndarray, **attrs: Any) -> np.ndarray:
+    groups = attrs["groups"]
+    out = _out_sizes(x.shape, w.shape, **attrs)
+    columns = _columns(x, w.shape[:-2], out, **attrs)
+    product = columns @ _rows(w, groups)
+    return product.swapaxes(0, 1).reshape(x.shape[0], *out, w.shape[-1]).astype(x.dtype)
+
+
+def _out_sizes(x: Ints, w: Ints, **attrs: Any) -> Ints:
+    """Spatial sizes of the convolution's result."""
+    shape = _result("conv", TensorType(f32, x), TensorType(f32, w), **attrs).shape
+    return tuple(int(d) for d in shape[1:-1])
+
+
+def _conv_vjp(g: Value, x: Value, w: Value, *, out: Value, **attrs: Any) -> tuple[Value, Value]:
+    return (
+        conv_input_grad(g, w, input_shape=x.shape, **attrs),
+        conv_kernel_grad(x, g, kernel_shape=w.shape, **attrs),
+    )
+
+
+conv = define(Op(
+    name="conv",
+    doc="""Convolution (cross-correlation) of `x` `[N, *spatial, C]` with the kernel `w`
+    `[*kernel, C / groups, O]`: the input is dilated, then padded by `padding` pairs, and the
+    dilated kernel moves by `strides`. Group i of the outputs sees group i of the channels.""",
+    kind="contraction",
+    type=_conv_type, numpy=_conv_numpy, vjp=_conv_vjp,
+    onnx=CODE,
+))  # fmt: skip
+
+
+def _input_grad_type(
+    dy: TensorType, w: TensorType, *, input_shape: Shape, **attrs: Any
+) -> TensorType:
+    require_float("conv_input_grad", dy=dy, w=w)
+    require_same_dtype("conv_input_grad", dy, w)
+    x = dy.with_shape(input_shape)
+    expected = _result("conv_input_grad", x, w, **attrs)
+    if dy != expected:
+        raise ShapeError(f"conv_input_grad: operand dy must be {expected}, got {dy}")
+    return x
+
+
+def _input_grad_numpy(
+    dy: np.ndarray, w: np.ndarray, *, input_shape: Ints, **attrs: Any
+) -> np.ndarray:
+    groups, out = attrs["groups"], dy.shape[1:-1]
+    columns = _rows(dy, groups) @ _rows(w, groups).swapaxes(1, 2)
+    taps = columns.reshape(groups, dy.shape[0], *out, math.prod(w.shape[:-2]), -1)
+    sizes = [
+        int(dilated(d, k - 1))
+        for d, k in zip(input_shape[1:-1], attrs["input_dilation"], strict=True)
+    ]
+    padded = [low + n + high for n, (low, high) in zip(sizes, attrs["padding"], strict=True)]
+    total = np.zeros((input_shape[0], *padded, input_shape[-1]), columns.dtype)
+    for i, tap in enumerate(np.ndindex(w.shape[:-2])):
+        share = np.moveaxis(taps[..., i, :], 0, -2).reshape(*dy.shape[:-1], -1)
+        total[_tap(tap, out, attrs["strides"], attrs["kernel_dilation"])] += share
+    inside = _inside(sizes, attrs["padding"], attrs["input_dilation"])
+    return total[inside].astype(dy.dtype)
+
+
+def _input_grad_vjp(
+    g: Value, dy: Value, w: Value, *, out: Value, input_shape: Shape, **attrs: Any
+) -> tuple[Value, Value]:
+    return conv(g, w, **attrs), conv_kernel_grad(g, dy, kernel_shape=w.shape, **attrs)
+
+
+conv_input_grad = define(Op(
+    name="conv_input_grad",
+    doc="""The cotangent of the input of a `conv` with these attributes and an input of
+    `input_shape`, from the cotangent `dy` of its result; also the transposed convolution.""",
+    kind="contraction",
+    type=_input_grad_type, numpy=_input_grad_numpy, vjp=_input_grad_vjp,
+    onnx=CODE,
+))  # fmt: skip
+
+
+def _kernel_grad_type(
+    x: TensorType, dy: TensorType, *, kernel_shape: Shape, **attrs: Any
+) -> TensorType:
+    require_float("conv_kernel_grad", x=x, dy=dy)
+    require_same_dtype("conv_kernel_grad", x, dy)
+    w = x.with_shape(kernel_shape)
+    expected = _result("conv_kernel_grad", x, w, **attrs)
+    if dy != expected:
+        raise ShapeError(f"conv_kernel_grad: operand dy must be {expected}, got {dy}")
+    return w
+
+
+def _kernel_grad_numpy(
+    x: np.ndarray, dy: np.ndarray, *, kernel_shape: Ints, **attrs: Any
+) -> np.ndarray:
+    groups = attrs["groups"]
+    columns = _columns(x, kernel_shape[:-2], dy.shape[1:-1], **attrs)
+    product = columns.swapaxes(1, 2) @ _rows(dy, groups)
+    return product.swapaxes(0, 1).reshape(kernel_shape).astype(x.dtype)
+
+
+def _kernel_grad_vjp(
+    g: Value, x: Value, dy: Value, *, out: Value, kernel_shape: Shape, **attrs: Any
+) -> tuple[Value, Value]:
+    return conv_input_grad(dy, g, input_shape=x.shape, **attrs), conv(x, g, **attrs)
+
+
+conv_kernel_grad = define(Op(
+    name="conv_kernel_grad",
+    doc="""The cotangent of the kernel, of `kernel_shape`, of a `conv` of `x` with these
+    attributes, from the cotangent `dy` of its result.""",
+    kind="contraction",
+    type=_kernel_grad_type, numpy=_kernel_grad_numpy, vjp=_kernel_grad_vjp,
+    onnx=CODE,
+))  # fmt: skip

@@ -1,0 +1,243 @@
+"""Pooling over windows of the spatial axes of `[N, *spatial, C]`, and its gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import ArgumentError, ShapeError
+from ..graph import Value
+from ..op import CODE, Op, case, define, reject
+from ..sugar import full, select, zeros_like
+from ..types import Shape, TensorType, f32, i32, symbol
+from .common import (
+    require_at_least, require_fixed, require_float, require_length, require_number,
+    require_rank, require_same_dtype, widen,
+)  # fmt: skip
+from .conv import window_size
+from .reduce import lowest
+from .shape import pad, slice_
+
+Ints = tuple[int, ...]
+Padding = tuple[tuple[int, int], ...]
+
+
+def _pooled(op: str, x: TensorType, window: Ints, strides: Ints, padding: Padding) -> TensorType:
+    """The type of one number for each window of `x`."""
+    require_rank(op, "x", x, 3)
+    require_fixed(op, "x", x, range(1, x.ndim - 1))
+    require_length(op, x.ndim - 2, window=window, strides=strides, padding=padding)
+    require_at_least(op, 1, window=window, strides=strides)
+    spatial = []
+    for axis, (low, high) in enumerate(padding):
+        if not (0 <= low < window[axis] and 0 <= high < window[axis]):
+            raise ArgumentError(
+                f"{op}: padding must be 0 or more and below the window, "
+                f"got {tuple(padding)} for a window of {tuple(window)}"
+            )
+        size = int(x.shape[axis + 1])
+        spatial.append(window_size(op, size, window[axis], strides[axis], low, high))
+    return x.with_shape((x.shape[0], *spatial, x.shape[-1]))
+
+
+def _pad_spatial(x: np.ndarray, padding: Padding, value: float) -> np.ndarray:
+    return np.pad(x, [(0, 0), *padding, (0, 0)], constant_values=value)
+
+
+def _unpad_spatial(x: np.ndarray, shape: Ints, padding: Padding) -> np.ndarray:
+    middle = (slice(low, low + n) for n, (low, _) in zip(shape[1:-1], padding, strict=True))
+    return x[(slice(None), *middle, slice(None))]
+
+
+def _taps(window: Ints, strides: Ints, out: Ints) -> Iterator[tuple[slice, ...]]:
+    """For each position in the window, in row-major order, the padded elements it meets."""
+    for tap in np.ndindex(window):
+        middle = (
+            slice(t, t + (n - 1) * s + 1, s) for t, n, s in zip(tap, out, strides, strict=True)
+        )
+        yield (slice(None), *middle, slice(None))
+
+
+def _out_sizes(x: np.ndarray, window: Ints, strides: Ints, padding: Padding) -> Ints:
+    shape = _pooled("pool", TensorType(f32, x.shape), window, strides, padding).shape
+    return tuple(int(d) for d in shape[1:-1])
+
+
+def _max_type(x: TensorType, *, window: Ints, strides: Ints, padding: Padding) -> TensorType:
+    require_number("max_pool", x=x)
+    return _pooled("max_pool", x, window, strides, padding)
+
+
+def _max_numpy(x: np.ndarray, *, window: Ints, strides: Ints, padding: Padding) -> np.ndarray:
+    padded = _pad_spatial(x, padding, lowest(x))
+    out = _out_sizes(x, window, strides, padding)
+    result = np.full((x.shape[0], *out, x.shape[-1]), lowest(x), x.dtype)
+    for tap in _taps(window, strides, out):
+        result = np.maximum(result, padded[tap])
+    return result
+
+
+def _max_vjp(
+    g: Value, x: Value, *, out: Value, window: Ints, strides: Ints, padding: Padding
+) -> tuple[Value]:
+    return (max_pool_grad(x, g, window=window, strides=strides, padding=padding),)
+
+
+max_pool = define(Op(
+    name="max_pool",
+    doc="The largest element of each window of the spatial axes; padding never wins.",
+    kind="window",
+    type=_max_type, numpy=_max_numpy, vjp=_max_vjp,
+    onnx=CODE,
+))  # fmt: skip
+
+
+def _max_grad_type(
+    x: TensorType, dy: TensorType, *, window: Ints, strides: Ints, padding: Padding
+) -> TensorType:
+    require_float("max_pool_grad", x=x, dy=dy)
+    require_same_dtype("max_pool_grad", x, dy)
+    expected = _pooled("max_pool_grad", x, window, strides, padding)
+    if dy != expected:
+        raise ShapeError(f"max_pool_grad: operand dy must be {expected}, got {dy}")
+    return x
+
+
+def _max_grad_numpy(
+    x: np.ndarray, dy: np.ndarray, *, window: Ints, strides: Ints, padding: Padding
+) -> np.ndarray:
+    padded = _pad_spatial(x, padding, -math.inf)
+    best = _max_numpy(x, window=window, strides=strides, padding=padding)
+    total = np.zeros(padded.shape, widen(dy).dtype)
+    free = np.ones(dy.shape, np.bool_)  # windows whose maximum has not been met yet
+    for tap in _taps(window, strides, dy.shape[1:-1]):
+        first = free & ((padded[tap] == best) | np.isnan(padded[tap]))
+        total[tap] += np.where(first, dy, 0)
+        free &= ~first
+    return _unpad_spatial(total, x.shape, padding).astype(x.dtype)
+
+
+def _max_grad_vjp(
+    g: Value, x: Value, dy: Value, *, out: Value, window: Ints, strides: Ints, padding: Padding
+) -> tuple[None, Value]:
+    """Reads `g` where each window has its first maximum; in `x` the op is piecewise constant."""
+    low = (0, *(before for before, _ in padding), 0)
+    high = (0, *(after for _, after in padding), 0)
+    zeros = (0,) * x.ndim
+    values = pad(x, low=low, high=high, interior=zeros, value=-math.inf)
+    cotangents = pad(g, low=low, high=high, interior=zeros, value=0.0)
+    best = max_pool(x, window=window, strides=strides, padding=padding)
+    steps = (1, *strides, 1)
+    total, free = zeros_like(dy), full(dy.shape, True, "bool")
+    for tap in np.ndindex(window):
+        starts = (0, *tap, 0)
+        spans = zip(tap, dy.shape[1:-1], strides, strict=True)
+        limits = (x.shape[0], *(t + (n - 1) * s + 1 for t, n, s in spans), x.shape[-1])
+        seen = slice_(values, starts=starts, limits=limits, strides=steps)
+        first = free & (seen == best)
+        picked = slice_(cotangents, starts=starts, limits=limits, strides=steps)
+        total = select(first, picked, total)
+        free = free & ~first
+    return None, total
+
+
+max_pool_grad = define(Op(
+    name="max_pool_grad",
+    doc="""The cotangent of the input `x` of `max_pool`, from the cotangent `dy` of its result:
+    each element of `dy` goes to the first maximum of its window in row-major order.""",
+    kind="window",
+    type=_max_grad_type, numpy=_max_grad_numpy, vjp=_max_grad_vjp,
+    onnx=CODE,
+))  # fmt: skip
+
+
+def _counts(
+    shape: Ints, out: Ints, window: Ints, strides: Ints, padding: Padding, include_padding: bool
+) -> np.ndarray:
+    """The number that each window's sum is divided by: `[1, *out, 1]`."""
+    if include_padding:
+        return np.full((1, *out, 1), math.prod(window))
+    ones = np.pad(np.ones((1, *shape[1:-1], 1), np.int64), [(0, 0), *padding, (0, 0)])
+    return np.sum([ones[tap] for tap in _taps(window, strides, out)], axis=0)
+
+
+def _avg_type(
+    x: TensorType, *, window: Ints, strides: Ints, padding: Padding, include_padding: bool
+) -> TensorType:
+    require_float("avg_pool", x=x)
+    return _pooled("avg_pool", x, window, strides, padding)
+
+
+def _avg_numpy(
+    x: np.ndarray, *, window: Ints, strides: Ints, padding: Padding, include_padding: bool
+) -> np.ndarray:
+    padded = _pad_spatial(widen(x), padding, 0.0)
+    out = _out_sizes(x, window, strides, padding)
+    total = np.zeros((x.shape[0], *out, x.shape[-1]), padded.dtype)
+    for tap in _taps(window, strides, out):
+        total += padded[tap]
+    counts = _counts(x.shape, out, window, strides, padding, include_padding)
+    return (total / counts.astype(total.dtype)).astype(x.dtype)
+
+
+def _avg_vjp(
+    g: Value, x: Value, *, out: Value, window: Ints, strides: Ints, padding: Padding,
+    include_padding: bool,
+) -> tuple[Value]:  # fmt: skip
+    return (avg_pool_grad(g, input_shape=x.shape, window=window, strides=strides,
+                          padding=padding, include_padding=include_padding),)  # fmt: skip
+
+
+avg_pool = define(Op(
+    name="avg_pool",
+    doc="""The mean of each window of the spatial axes; padding counts as zeros if
+    `include_padding`, else only the elements of `x` count.""",
+    kind="window",
+    type=_avg_type, numpy=_avg_numpy, vjp=_avg_vjp,
+    onnx=CODE,
+))  # fmt: skip
+
+
+def _avg_grad_type(
+    dy: TensorType, *, input_shape: Shape, window: Ints, strides: Ints, padding: Padding,
+    include_padding: bool,
+) -> TensorType:  # fmt: skip
+    require_float("avg_pool_grad", dy=dy)
+    x = dy.with_shape(input_shape)
+    expected = _pooled("avg_pool_grad", x, window, strides, padding)
+    if dy != expected:
+        raise ShapeError(f"avg_pool_grad: operand dy must be {expected}, got {dy}")
+    return x
+
+
+def _avg_grad_numpy(
+    dy: np.ndarray, *, input_shape: Ints, window: Ints, strides: Ints, padding: Padding,
+    include_padding: bool,
+) -> np.ndarray:  # fmt: skip
+    out = dy.shape[1:-1]
+    counts = _counts(input_shape, out, window, strides, padding, include_padding)
+    share = widen(dy) / counts.astype(widen(dy).dtype)
+    total = _pad_spatial(np.zeros(input_shape, share.dtype), padding, 0.0)
+    for tap in _taps(window, strides, out):
+        total[tap] += share
+    return _unpad_spatial(total, input_shape, padding).astype(dy.dtype)
+
+
+def _avg_grad_vjp(
+    g: Value, dy: Value, *, out: Value, input_shape: Shape, window: Ints, strides: Ints,
+    padding: Padding, include_padding: bool,
+) -> tuple[Value]:  # fmt: skip
+    return (avg_pool(g, window=window, strides=strides, padding=padding,
+                     include_padding=include_padding),)  # fmt: skip
+
+
+avg_pool_grad = define(Op(
+    name="avg_pool_grad",
+    doc="""The cotangent of the input, of `input_shape`, of `avg_pool`, from the cotangent `dy`
+    of its result.""",
+    kind="window",
+    type=_avg_grad_type, numpy=_avg_grad_numpy, vjp=_avg_grad_vjp,
+    onnx=CODE,
+))  # fmt: skip
