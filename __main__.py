@@ -55,7 +55,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_demo(arguments: argparse.Namespace) -> None:
-    from .runtime.demo import run_demo
+    from .demo import run_demo
 
     run_demo(arguments.backend, arguments.epochs, arguments.batch_size, arguments.output)
 

@@ -230,13 +230,16 @@ class CompiledModel:
     ) -> Any:
         """One training step; returns the loss, or loss and metrics (a list or a dict)."""
         batch = self.pack(x, y, sample_weight, class_weight)
+        self.model.reset_metrics()
         return _logs(self.run("train", batch), return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """One evaluation step; returns as `train_on_batch` does."""
-        return _logs(self.run("test", self.model.pack(x, y, sample_weight)), return_dict)
+        batch = self.model.pack(x, y, sample_weight)
+        self.model.reset_metrics()
+        return _logs(self.run("test", batch), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """The model's output for one batch, as arrays."""
