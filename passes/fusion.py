@@ -1,0 +1,438 @@
+"""Fusion: which values are stored, and which of them one kernel computes.
+
+Two steps. `choose_stored` decides which values go through memory at all; every other node is
+computed inside the kernels that need it. Whatever it decides, one kernel per stored value is a
+right program. `fuse` then merges kernels, as long as no kernel comes to wait for itself:
+
+    %c = conv(%x, %w)                          conv_add_maximum:      (reads x, w, b)
+    %a = add(%c, broadcast(%b))          ->      %c, %a inside; stores %y
+    %y = maximum(%a, 0)
+
+A merge keeps one of these forms, which are what the native backend has loops for:
+
+- *pointwise*: elementwise and index ops; all outputs have the same number of elements.
+- *reduction*: reductions of operands of one shape over the same axes, with their pointwise
+  producers inlined, and pointwise nodes over the reduced shape.
+- *contraction or window*: one root that reads stored values, and pointwise nodes over its output
+  shape whose further operands have that shape or are broadcasts.
+- *opaque*: one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ..ir.graph import Graph, Node, Value
+from ..ir.types import Shape
+from .outline import Outliner, accesses, is_scalar_constant, members
+from .plan import Call
+
+ROOTED = frozenset({"contraction", "window", "opaque"})
+POINTWISE = frozenset({"elementwise", "index", "constant"})
+RECOMPUTE_COST = 8
+"""A value of several users is computed again by each if that takes at most so many simple
+operations and reads no more memory than the value itself would."""
+OUTPUTS = 12
+"""Outputs of one merged kernel; kernels of single elements may have more."""
+EPILOGUE_OPERANDS = 4
+"""Operands of full size that an epilogue may read beside the root's output."""
+
+_FREE = frozenset({
+    "constant", "broadcast", "reshape", "transpose", "slice", "reverse", "iota",
+    "stop_gradient", "dimension_size",
+})  # fmt: skip
+_COSTS = {
+    "div": 4, "remainder": 6, "sqrt": 4, "rsqrt": 4, "exp": 10, "expm1": 12, "log": 12,
+    "log1p": 14, "sin": 12, "cos": 12, "tanh": 14, "sigmoid": 12, "erf": 14, "pow": 24,
+    "gather": 2, "rng_bits": 80,
+}  # fmt: skip
+_EPILOGUE_OPS = frozenset({"broadcast", "constant", "stop_gradient"})
+
+
+def cost(node: Node) -> int:
+    """Roughly how many simple vector operations one element takes."""
+    return 0 if node.op.name in _FREE else _COSTS.get(node.op.name, 1)
+
+
+# --- which values are stored -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Inlined:
+    """A value that is not stored: what computing one element takes."""
+
+    cost: int
+    leaves: frozenset[Value]  # the stored values that it reads
+
+
+def choose_stored(graph: Graph) -> dict[Value, None]:
+    """The computed values that go through memory, in running order; views are not among them.
+
+    Stored are results, what roots compute and read, what is broadcast or gathered from (or it
+    would be computed once per copy), and what several nodes use, unless it is cheap to compute
+    again.
+    """
+    needed = _needed_in_memory(graph)
+    stored: dict[Value, None] = {}
+    inlined: dict[Value, _Inlined] = {}
+    for node in graph.nodes:
+        operands = [inlined.get(v) or _Inlined(0, _leaf(v)) for v in node.inputs]
+        whole = _Inlined(
+            cost(node) + sum(o.cost for o in operands),
+            frozenset().union(*(o.leaves for o in operands)),
+        )
+        for value in node.outputs:
+            if node.op.kind not in POINTWISE:
+                stored[value] = None
+            elif is_view(value, stored) or value.is_constant:
+                continue  # lies where its source lies
+            elif _store(graph, value, whole, needed):
+                stored[value] = None
+            else:
+                inlined[value] = whole
+    return stored
+
+
+def _store(graph: Graph, value: Value, whole: _Inlined, needed: Mapping[Value, bool]) -> bool:
+    if value in needed and (needed[value] or whole.cost):
+        return True
+    several = len(set(graph.users.get(value, ()))) > 1
+    return several and not _cheap(value, whole)
+
+
+def _leaf(value: Value) -> frozenset[Value]:
+    return frozenset() if is_scalar_constant(value) else frozenset([value])
+
+
+def _needed_in_memory(graph: Graph) -> dict[Value, bool]:
+    """Values that must be stored: True always, False only if computing them costs something."""
+    needed: dict[Value, bool] = {}
+    for node in graph.nodes:
+        for position, value in enumerate(node.inputs):
+            if node.op.kind in ROOTED or (node.op.name == "gather" and position == 0):
+                needed[value] = True
+            elif node.op.name == "rng_bits" or _expands(node):
+                needed.setdefault(value, False)
+    needed.update(dict.fromkeys(graph.results, True))
+    return needed
+
+
+def _expands(node: Node) -> bool:
+    return node.op.name == "broadcast" and node.inputs[0].type.size != node.output.type.size
+
+
+def is_view(value: Value, stored: Iterable[Value]) -> bool:
+    """Whether the value is a reshape of a stored value, parameter or large constant."""
+    node = value.node
+    if node is None or node.op.name not in ("reshape", "stop_gradient"):
+        return False
+    source = node.inputs[0]
+    return (
+        source.node is None
+        or source in stored
+        or (source.is_constant and not is_scalar_constant(source))
+        or is_view(source, stored)
+    )
+
+
+def _cheap(value: Value, whole: _Inlined) -> bool:
+    large = sum(int(leaf.type.size) * 2 > int(value.type.size) for leaf in whole.leaves)
+    return whole.cost <= RECOMPUTE_COST and large <= 1
+
+
+# --- groups ----------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Group:
+    """The stored values that one kernel computes."""
+
+    outputs: list[Value]
+    roots: list[Node]  # reductions, or one other root; none: pointwise
+    mask: int  # one bit, and the bits of the groups that were merged into this one
+    before: int = 0  # bits of the groups that must run before
+    after: int = 0
+    alive: bool = True
+
+    @property
+    def form(self) -> str:
+        """ "pointwise", "reduce", "rooted" or "opaque"."""
+        if not self.roots:
+            return "pointwise"
+        kind = self.roots[0].op.kind
+        return kind if kind in ("reduce", "opaque") else "rooted"
+
+    @property
+    def size(self) -> int:
+        """Number of elements of every output."""
+        return int(self.outputs[0].type.size)
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the first output; `()` for single elements."""
+        return self.outputs[0].shape if self.size != 1 else ()
+
+
+class Groups:
+    """The groups of a graph, what they read, and which must wait for which."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.stored = choose_stored(graph)
+        self.borders = set(self.stored) | set(_views(graph, self.stored))
+        self.borders |= {
+            n.output for n in graph.nodes if n.op.kind == "constant"
+            and not is_scalar_constant(n.output)
+        }  # fmt: skip
+        self.groups: list[Group] = []
+        self.of: dict[Value, Group] = {}
+        for node in dict.fromkeys(v.node for v in self.stored if v.node):
+            roots = [] if node.op.kind in POINTWISE else [node]
+            outputs = [v for v in node.outputs if v in self.stored]
+            group = Group(outputs, roots, 1 << len(self.groups))
+            self.groups.append(group)
+            self.of.update(dict.fromkeys(node.outputs, group))
+        self.position = {v: i for i, v in enumerate(self.stored)}
+        self._reads: dict[Group, dict[Value, bool]] = {}
+        for group in self.groups:
+            for source in self.sources(group):
+                group.before |= source.before | source.mask
+        for group in reversed(self.groups):
+            for source in self.sources(group):
+                source.after |= group.after | group.mask
+
+    def reads(self, group: Group) -> dict[Value, bool]:
+        """What the group reads from memory: True if only at the element that it computes.
+
+        Views are followed to the value that they are a view of.
+        """
+        found = self._reads.get(group)
+        if found is None:
+            own = set(group.outputs)
+            found = {}
+            for value, aligned in accesses(group.outputs, self.borders - own):
+                value = self.storage(value)
+                if value not in own:
+                    found[value] = found.get(value, True) and aligned
+            self._reads[group] = found
+        return found
+
+    def storage(self, value: Value) -> Value:
+        """The stored value or parameter that a view shows."""
+        while value not in self.stored and value.node and not value.is_constant:
+            value = value.node.inputs[0]
+        return value
+
+    def sources(self, group: Group) -> Iterator[Group]:
+        """The groups whose outputs the group reads."""
+        for value in self.reads(group):
+            if value in self.of and self.of[value] is not group:
+                yield self.of[value]
+
+    def can_merge(self, a: Group, b: Group) -> bool:
+        """Whether no other group stands between the two."""
+        between = (a.after & b.before) | (b.after & a.before)
+        return a is not b and not between & ~(a.mask | b.mask)
+
+    def merge(self, a: Group, b: Group) -> None:
+        """Make `b` a part of `a`."""
+        a.outputs = sorted([*a.outputs, *b.outputs], key=self.position.__getitem__)
+        a.roots = [*a.roots, *b.roots]
+        a.mask |= b.mask
+        a.before = (a.before | b.before) & ~a.mask
+        a.after = (a.after | b.after) & ~a.mask
+        b.alive = False
+        self.of.update(dict.fromkeys(b.outputs, a))
+        self.groups.remove(b)
+        for group in self.groups:
+            if a.before & group.mask:
+                group.after |= a.after | a.mask
+            if a.after & group.mask:
+                group.before |= a.before | a.mask
+        self._reads.pop(a, None)
+        self._reads.pop(b, None)
+
+    def readers(self, group: Group) -> list[Group]:
+        """The groups that read an output of the group."""
+        own = set(group.outputs)
+        return [g for g in self.groups if g is not group and not own.isdisjoint(self.reads(g))]
+
+
+def _views(graph: Graph, stored: Iterable[Value]) -> Iterator[Value]:
+    stored = set(stored)
+    return (n.output for n in graph.nodes if n.op.kind in POINTWISE and len(n.outputs) == 1
+            and is_view(n.output, stored))  # fmt: skip
+
+
+# --- merging ---------------------------------------------------------------------------------
+
+
+def fuse(graph: Graph) -> tuple[Call, ...]:
+    """The calls of a static graph, in an order in which they can run."""
+    groups = Groups(graph)
+    _merge_reductions(groups)
+    _merge_epilogues(groups)
+    _merge_consumers(groups, "reduce")
+    _merge_consumers(groups, "pointwise")
+    _merge_siblings(groups)
+    return _calls(groups)
+
+
+def _merge_epilogues(groups: Groups) -> None:
+    """A root takes the pointwise groups over its output: bias, activation, gradient gate."""
+    updates = {new for _, new in groups.graph.updates}
+    for root in [g for g in groups.groups if g.form == "rooted"]:
+        changed = True
+        while changed:
+            changed = False
+            for reader in groups.readers(root):
+                if _fits_epilogue(groups, root, reader, updates) and groups.can_merge(root, reader):
+                    groups.merge(root, reader)
+                    changed = True
+                    break
+
+
+def _fits_epilogue(groups: Groups, root: Group, reader: Group, updates: set[Value]) -> bool:
+    """New state stays out: the optimizer's many operands would take the root's registers."""
+    if reader.form != "pointwise" or not _reads_aligned(groups, root, reader):
+        return False
+    if not updates.isdisjoint(reader.outputs):
+        return False
+    shape = root.roots[0].outputs[0].shape
+    for node in members(reader.outputs, groups.borders):
+        if node.op.kind != "elementwise" and node.op.name not in _EPILOGUE_OPS:
+            return False
+        if node.op.kind == "elementwise" and node.output.shape != shape:
+            return False
+    return _large_operands(groups, root, reader) <= EPILOGUE_OPERANDS
+
+
+def _large_operands(groups: Groups, *merged: Group) -> int:
+    """Operands of full size that the epilogue would read."""
+    own = {v for g in merged for v in g.outputs}
+    own |= {v for g in merged for r in g.roots for v in map(groups.storage, r.inputs)}
+    read = {v for g in merged for v in groups.reads(g)} - own
+    return sum(v.type.size == merged[0].size for v in read)
+
+
+def _reads_aligned(groups: Groups, producer: Group, reader: Group) -> bool:
+    """Whether the reader uses the producer's outputs only element by element."""
+    reads = groups.reads(reader)
+    used = [v for v in producer.outputs if v in reads]
+    return producer.size == reader.size and bool(used) and all(reads[v] for v in used)
+
+
+def _merge_reductions(groups: Groups) -> None:
+    """Reductions of one shape over the same axes that read something in common share a pass."""
+    found = [g for g in groups.groups if g.form == "reduce"]
+    for i, first in enumerate(found):
+        for second in found[i + 1 :]:
+            if (
+                first.alive
+                and second.alive
+                and _iteration(first) == _iteration(second)
+                and not groups.reads(first).keys().isdisjoint(groups.reads(second))
+                and _independent(groups, first, second)
+            ):
+                groups.merge(first, second)
+
+
+def _iteration(group: Group) -> tuple[object, ...]:
+    """What a reduction loops over."""
+    root = group.roots[0]
+    axes = root.attrs.get("axes", (root.attrs.get("axis"),))
+    return (root.inputs[0].shape, axes)
+
+
+def _independent(groups: Groups, a: Group, b: Group) -> bool:
+    return a is not b and not (a.before | a.after) & b.mask
+
+
+def _merge_consumers(groups: Groups, form: str) -> None:
+    """A group of that form takes the pointwise groups that read its outputs in place."""
+    for producer in [g for g in groups.groups if g.form == form]:
+        changed = producer.alive
+        while changed:
+            changed = False
+            for reader in groups.readers(producer):
+                if (
+                    reader.form == "pointwise"
+                    and _reads_aligned(groups, producer, reader)
+                    and len(producer.outputs) + len(reader.outputs) <= OUTPUTS
+                    and groups.can_merge(producer, reader)
+                ):
+                    groups.merge(producer, reader)
+                    changed = True
+                    break
+
+
+def _merge_siblings(groups: Groups) -> None:
+    """Pointwise groups over as many elements that read something in common; single elements all."""
+    found = [g for g in groups.groups if g.form == "pointwise"]
+    for i, first in enumerate(found):
+        for second in found[i + 1 :]:
+            if (
+                first.alive
+                and second.alive
+                and first.shape == second.shape
+                and (first.size == 1 or _share_large(groups, first, second))
+                and groups.can_merge(first, second)
+                and _aligned_if_dependent(groups, first, second)
+            ):
+                groups.merge(first, second)
+
+
+def _share_large(groups: Groups, a: Group, b: Group) -> bool:
+    common = groups.reads(a).keys() & groups.reads(b).keys()
+    few = len(a.outputs) + len(b.outputs) <= OUTPUTS
+    return few and any(v.type.size == a.size for v in common)
+
+
+def _aligned_if_dependent(groups: Groups, a: Group, b: Group) -> bool:
+    for producer, reader in ((a, b), (b, a)):
+        reads = groups.reads(reader)
+        if not all(reads[v] for v in producer.outputs if v in reads):
+            return False
+    return True
+
+
+# --- calls -----------------------------------------------------------------------------------
+
+
+def _calls(groups: Groups) -> tuple[Call, ...]:
+    """Each group as a call that stores what others read."""
+    results = {groups.storage(v) for v in groups.graph.results}
+    read = {v for g in groups.groups for v in groups.reads(g)}
+    outliner = Outliner()
+    calls = []
+    for group in _in_order(groups):
+        own = set(group.outputs)
+        outputs = [v for v in group.outputs if v in read or v in results]
+        # inner values of the group are computed, not loaded; so are views of them
+        inside = {v for v in groups.borders if groups.storage(v) in own}
+        root = group.roots[0].op.name if group.roots else "pointwise"
+        calls.append(outliner.call(outputs, groups.borders - inside, root))
+    return tuple(calls)
+
+
+def _in_order(groups: Groups) -> list[Group]:
+    """A group runs as soon as what it reads is there, in the order of its last value."""
+    done: dict[Group, None] = {}
+
+    def visit(group: Group) -> None:
+        stack = [(group, groups.sources(group))]
+        while stack:
+            top, pending = stack[-1]
+            for source in pending:
+                if source not in done:
+                    stack.append((source, groups.sources(source)))
+                    break
+            else:
+                done.setdefault(top)
+                stack.pop()
+
+    for group in sorted(groups.groups, key=lambda g: max(groups.position[v] for v in g.outputs)):
+        if group not in done:
+            visit(group)
+    return list(done)

@@ -1,0 +1,355 @@
+"""Memory: an order of the calls, and a place for every value.
+
+Results are computed where they belong: an output in its block, a new state in the block of the
+old one, if every reader of the old state can run before. What lies between goes to one arena:
+
+    %a = kernel(%x)      %a: arena+0          (256 bytes)
+    %b = kernel(%a)      %b: arena+0          in place: the last reader of %a, element by element
+    %c = kernel(%b, %w)  %c: arena+256
+    %w' = kernel(%w, %c) %w': state[0]        after the readers of %w
+    return %c            %c: output[0] instead, so that it need not be copied
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..ir.graph import Graph, Value
+from .outline import accesses
+from .plan import Call, Copy, Plan, Slot, align
+
+
+def plan(graph: Graph, calls: Sequence[Call]) -> Plan:
+    """Order the calls of a static graph and place its values."""
+    storages = _Storages(graph, calls)
+    homes = _Homes(storages)
+    best: Plan | None = None
+    for order in (_stable_order(homes), _frugal_order(homes)):
+        placed = _place(homes, order)
+        if best is None or placed.arena_bytes < best.arena_bytes:
+            best = placed
+    assert best is not None
+    return best
+
+
+# --- what is stored --------------------------------------------------------------------------
+
+
+class _Storages:
+    """Which values own memory, who computes them and who reads them."""
+
+    def __init__(self, graph: Graph, calls: Sequence[Call]) -> None:
+        self.graph = graph
+        self.calls = tuple(calls)
+        self.producer = {v: i for i, call in enumerate(calls) for v in call.outputs}
+        self.readers: dict[Value, list[int]] = {}
+        self.aligned: list[dict[Value, bool]] = []
+        for i, call in enumerate(self.calls):
+            self.aligned.append(self._aligned(call))
+            for owner in dict.fromkeys(map(self.owner, call.inputs)):
+                self.readers.setdefault(owner, []).append(i)
+
+    def owner(self, value: Value) -> Value:
+        """The value whose memory a view shows; itself for what is no view."""
+        while value not in self.producer and value.node is not None and value.node.inputs:
+            value = value.node.inputs[0]
+        return value
+
+    def _aligned(self, call: Call) -> dict[Value, bool]:
+        """For each owner that the call reads: may an output be written over it?"""
+        body = call.kernel.body
+        reads = dict.fromkeys(body.inputs, call.kernel.root == "pointwise")
+        for parameter, aligned in accesses(body.outputs, ()):
+            reads[parameter] = reads.get(parameter, True) and aligned
+        found: dict[Value, bool] = {}
+        for value, parameter in zip(call.inputs, body.inputs, strict=True):
+            owner = self.owner(value)
+            found[owner] = found.get(owner, True) and reads[parameter]
+        return found
+
+
+class _Homes:
+    """Results that are computed where they belong, and the order that this asks for."""
+
+    def __init__(self, storages: _Storages) -> None:
+        self.storages = storages
+        self.graph = storages.graph
+        self.before: list[set[int]] = [
+            {storages.producer[o] for v in call.inputs
+             if (o := storages.owner(v)) in storages.producer}
+            for call in storages.calls
+        ]  # fmt: skip
+        self.slots: dict[Value, Slot] = {}
+        for space, values in (("input", self.graph.inputs), ("state", self.graph.state)):
+            for i, value in enumerate(values):
+                self.slots[value] = Slot(space, i, 0, value.type.nbytes)  # type: ignore[arg-type]
+        self._place_updates()
+        for i, value in enumerate(self.graph.outputs):
+            owner = storages.owner(value)
+            if owner in storages.producer and owner not in self.slots:
+                self.slots[owner] = Slot("output", i, 0, owner.type.nbytes)
+
+    def _place_updates(self) -> None:
+        kept = {self.storages.owner(v) for v in self.graph.results}
+        for old, new in self.graph.updates:
+            owner = self.storages.owner(new)
+            if owner not in self.storages.producer or owner in self.slots or old in kept:
+                continue
+            writer = self.storages.producer[owner]
+            readers = set(self.storages.readers.get(old, ())) - {writer}
+            if not self.storages.aligned[writer].get(old, True):
+                continue
+            if readers & self._after(writer):
+                continue
+            self.before[writer] |= readers
+            self.slots[owner] = self.slots[old]
+
+    def _after(self, call: int) -> set[int]:
+        """The calls that must run after `call`."""
+        users: dict[int, list[int]] = {}
+        for i, sources in enumerate(self.before):
+            for source in sources:
+                users.setdefault(source, []).append(i)
+        found: set[int] = set()
+        stack = [call]
+        while stack:
+            for user in users.get(stack.pop(), ()):
+                if user not in found:
+                    found.add(user)
+                    stack.append(user)
+        return found
+
+
+# --- order -----------------------------------------------------------------------------------
+
+
+def _stable_order(homes: _Homes) -> list[int]:
+    """The given order, changed only where a state must be read before it is written."""
+    waiting = [len(sources) for sources in homes.before]
+    users = _users(homes)
+    ready = [i for i, count in enumerate(waiting) if not count]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        call = heapq.heappop(ready)
+        order.append(call)
+        for user in users[call]:
+            waiting[user] -= 1
+            if not waiting[user]:
+                heapq.heappush(ready, user)
+    assert len(order) == len(waiting), "the calls wait for each other"
+    return order
+
+
+def _frugal_order(homes: _Homes) -> list[int]:
+    """Of the calls that can run, always the one after which the least memory is in use."""
+    storages = homes.storages
+    waiting = [len(sources) for sources in homes.before]
+    users = _users(homes)
+    left = {v: len(readers) for v, readers in storages.readers.items()}
+    pinned = {storages.owner(v) for v in homes.graph.results}
+    ready = {i for i, count in enumerate(waiting) if not count}
+    order = []
+
+    def growth(call: int) -> tuple[int, int]:
+        made = sum(_arena_bytes(homes, v) for v in storages.calls[call].outputs)
+        freed = sum(
+            _arena_bytes(homes, v) for v in storages.aligned[call]
+            if left[v] == 1 and v in storages.producer and v not in pinned
+        )  # fmt: skip
+        return made - freed, call
+
+    while ready:
+        call = min(ready, key=growth)
+        ready.remove(call)
+        order.append(call)
+        for value in storages.aligned[call]:
+            left[value] -= 1
+        for user in users[call]:
+            waiting[user] -= 1
+            if not waiting[user]:
+                ready.add(user)
+    return order
+
+
+def _users(homes: _Homes) -> list[list[int]]:
+    users: list[list[int]] = [[] for _ in homes.before]
+    for i, sources in enumerate(homes.before):
+        for source in sources:
+            users[source].append(i)
+    return users
+
+
+def _arena_bytes(homes: _Homes, value: Value) -> int:
+    return 0 if value in homes.slots else align(value.type.nbytes)
+
+
+# --- places ----------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A stretch of the arena: in use from call `start` to call `end`, both included."""
+
+    nbytes: int
+    start: int
+    end: int
+    values: list[Value] = field(default_factory=list)
+    offset: int = 0
+
+    def overlaps(self, other: Buffer) -> bool:
+        """Whether both are in use at some time."""
+        return self.start <= other.end and other.start <= self.end
+
+
+def pack(buffers: Iterable[Buffer]) -> int:
+    """Give every buffer an offset so that no two in use at once overlap; the bytes needed.
+
+    Two orders are tried, large buffers first and early buffers first. Each buffer goes to the
+    smallest gap that holds it, between those placed before that are in use at the same time.
+    """
+    buffers = list(buffers)
+    best: tuple[int, list[int]] | None = None
+    for key in (lambda b: (-b.nbytes, b.start), lambda b: (b.start, -b.nbytes)):
+        total = _pack_in_order(sorted(buffers, key=key))
+        if best is None or total < best[0]:
+            best = (total, [b.offset for b in buffers])
+    if best is None:
+        return 0
+    for buffer, offset in zip(buffers, best[1], strict=True):
+        buffer.offset = offset
+    return best[0]
+
+
+def _pack_in_order(buffers: Sequence[Buffer]) -> int:
+    placed: list[Buffer] = []
+    total = 0
+    for buffer in buffers:
+        size = align(buffer.nbytes)
+        top, best = 0, None
+        for other in placed:  # sorted by offset
+            if not other.overlaps(buffer):
+                continue
+            gap = other.offset - top
+            if gap >= size and (best is None or gap < best[0]):
+                best = (gap, top)
+            top = max(top, other.offset + align(other.nbytes))
+        buffer.offset = best[1] if best else top
+        total = max(total, buffer.offset + size)
+        placed.append(buffer)
+        placed.sort(key=lambda b: b.offset)
+    return total
+
+
+def lower_bound(buffers: Iterable[Buffer]) -> int:
+    """The most bytes in use at any time: no packing can need less."""
+    changes: dict[int, int] = {}
+    for buffer in buffers:
+        changes[buffer.start] = changes.get(buffer.start, 0) + align(buffer.nbytes)
+        changes[buffer.end + 1] = changes.get(buffer.end + 1, 0) - align(buffer.nbytes)
+    used = peak = 0
+    for time in sorted(changes):
+        used += changes[time]
+        peak = max(peak, used)
+    return peak
+
+
+def _place(homes: _Homes, order: Sequence[int]) -> Plan:
+    storages, graph = homes.storages, homes.graph
+    slots = dict(homes.slots)
+    constants = _place_constants(storages, slots)
+    buffers = _buffers(homes, order)
+    to_outputs, to_state = _missing_results(storages, slots)
+    staged = _staged(to_state, slots, end=len(order))
+    arena_bytes = pack([*buffers, *staged.values()])
+    for buffer in buffers:
+        for value in buffer.values:
+            slots[value] = Slot("arena", 0, buffer.offset, value.type.nbytes)
+    stage = {v: Slot("arena", 0, b.offset, b.nbytes) for v, b in staged.items()}
+    copies = [Copy(slots[v], target) for v, target in to_outputs]
+    copies += [Copy(slots[v], slot) for v, slot in stage.items()]
+    copies += [Copy(stage.get(v) or slots[v], target) for v, target in to_state]
+    shown = [v for call in storages.calls for v in call.inputs] + list(graph.results)
+    slots.update({v: slots[storages.owner(v)] for v in shown})
+    calls = tuple(storages.calls[i] for i in order)
+    return Plan(graph, calls, slots, constants, arena_bytes, tuple(copies))
+
+
+def _place_constants(storages: _Storages, slots: dict[Value, Slot]) -> tuple[np.ndarray, ...]:
+    """Slots for the constants that calls read or that are results."""
+    read = [v for call in storages.calls for v in call.inputs]
+    owners = dict.fromkeys(map(storages.owner, [*read, *storages.graph.results]))
+    constants = [v for v in owners if v.is_constant]
+    for i, value in enumerate(constants):
+        slots[value] = Slot("constant", i, 0, value.type.nbytes)
+    return tuple(np.ascontiguousarray(v.constant) for v in constants)
+
+
+def _buffers(homes: _Homes, order: Sequence[int]) -> list[Buffer]:
+    """The buffers of the arena; a value that is written over its operand joins its buffer."""
+    storages = homes.storages
+    time = {call: t for t, call in enumerate(order)}
+    kept = {storages.owner(v) for v in homes.graph.results}
+    buffer_of: dict[Value, Buffer] = {}
+    for call in order:
+        taken: set[Buffer] = set()
+        for value in storages.calls[call].outputs:
+            if value in homes.slots:
+                continue
+            uses = [time[reader] for reader in storages.readers.get(value, ())]
+            end = len(order) if value in kept else max(uses, default=time[call])
+            buffer = _reusable(storages, call, time[call], value, buffer_of, taken)
+            if buffer is None:
+                buffer = Buffer(value.type.nbytes, time[call], end)
+            taken.add(buffer)
+            buffer.values.append(value)
+            buffer.end = end
+            buffer_of[value] = buffer
+    return list(dict.fromkeys(buffer_of.values()))
+
+
+def _reusable(
+    storages: _Storages, call: int, now: int, value: Value,
+    buffer_of: dict[Value, Buffer], taken: set[Buffer],
+) -> Buffer | None:  # fmt: skip
+    """The buffer of an operand that the call reads last, element by element."""
+    for operand, aligned in storages.aligned[call].items():
+        buffer = buffer_of.get(operand)
+        if (
+            buffer is not None
+            and aligned
+            and buffer.end == now
+            and buffer.values[-1] is operand
+            and buffer not in taken
+            and operand.dtype == value.dtype
+            and operand.type.nbytes == value.type.nbytes
+        ):
+            return buffer
+    return None
+
+
+_Moves = list[tuple[Value, Slot]]
+
+
+def _missing_results(storages: _Storages, slots: dict[Value, Slot]) -> tuple[_Moves, _Moves]:
+    """Results that lie elsewhere after the calls: for outputs, and for state."""
+    graph = storages.graph
+    to_outputs = [
+        (storages.owner(v), Slot("output", i, 0, v.type.nbytes))
+        for i, v in enumerate(graph.outputs)
+    ]
+    to_state = [(storages.owner(new), slots[old]) for old, new in graph.updates]
+    return (
+        [(v, target) for v, target in to_outputs if slots.get(v) != target],
+        [(v, target) for v, target in to_state if slots.get(v) != target],
+    )
+
+
+def _staged(moves: _Moves, slots: dict[Value, Slot], end: int) -> dict[Value, Buffer]:
+    """States that become other states while being replaced themselves, as when two are swapped."""
+    overwritten = {target for _, target in moves}
+    return {v: Buffer(v.type.nbytes, end, end) for v, _ in moves if slots.get(v) in overwritten}
