@@ -24,7 +24,7 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
 from ...ir.errors import LoweringError
-from .emit import Buffer, Expr, PrimFunc, Stmt, buffer
+from .emit import ALIASED, Buffer, Expr, PrimFunc, Stmt, buffer
 from .target import Target, start_threads
 
 _ENTRY = "hornfels_entry"
@@ -229,15 +229,17 @@ def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target)
 
 def _raw(name: str, function: PrimFunc) -> PrimFunc:
     """Turn buffer parameters into raw pointers; return 0, as parallel loops may return else."""
+    aliased = bool(function.attrs[ALIASED])
     pointers = [tirx.Var(f"{p.name}_pointer", PointerType(p.ty.dtype)) for p in function.params]
     views = [
-        tirx.DeclBuffer(parameter, data=pointer)
-        for parameter, pointer in zip(function.params, pointers, strict=True)
+        # LLVM is told that views of plain pointers are disjoint, of computed pointers it is not.
+        tirx.DeclBuffer(view, data=tirx.reinterpret(pointer.ty, pointer) if aliased else pointer)
+        for view, pointer in zip(function.params, pointers, strict=True)
     ]
     done = tirx.Return(tirx.IntImm("int32", 0))
     body = tirx.SeqStmt([*views, function.body, done])
     raw = tirx.PrimFunc(pointers, body, PrimType("int32"))
-    return raw.with_attr({"global_symbol": name, "tirx.noalias": True})
+    return raw.with_attr({"global_symbol": name, "tirx.noalias": not aliased})
 
 
 def _lower_entry(
