@@ -16,7 +16,7 @@ from .graph import Graph, Node, Source, Value
 from .op import Op, get
 from .types import TensorType, as_dtype
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).parents[1]  # not resolved: frames name files as they were imported
 _OURS = tuple(
     str(_ROOT / room) for room in ("ir", "frontend", "passes", "codegen", "runtime")
 )  # our tests and examples count as the user's code
@@ -127,6 +127,16 @@ def _user_line() -> str:
 def current() -> Builder | None:
     """The builder that nodes go to, or None outside any."""
     return _current.get()
+
+
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Inside, no builder is current: operations evaluate at once and return arrays."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def emit(op: Op, operands: Sequence[Value], attrs: Mapping[str, Any]) -> tuple[Value, ...]:

@@ -204,8 +204,8 @@ class Dim:
     def __str__(self) -> str:
         parts = []
         for monomial, c in self.terms:
-            factors = [str(c)] if c != 1 or not monomial else []
-            parts.append("*".join([*factors, *monomial]))
+            factors = [str(c)] if abs(c) != 1 or not monomial else []
+            parts.append(("-" if c == -1 and monomial else "") + "*".join([*factors, *monomial]))
         return "+".join(parts).replace("+-", "-")
 
     __repr__ = __str__
