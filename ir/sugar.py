@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import DTypeError, ShapeError
 from .types import (
-    Dim, DType, Shape, Size, as_dtype, boolean, exact_div, f32, i32, promote, size_of,
+    Dim, DType, Shape, Size, as_dtype, boolean, exact_div, f32, i32, promote, size_of, symbol,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -28,13 +28,43 @@ def _op(name: str) -> Any:
 
 
 def value(x: Any, dtype: Any = None) -> Value:
-    """`x` as a Value: itself, or a constant."""
+    """`x` as a Value: itself, or a constant.
+
+    An object that stands for a Value (the frontend's Variable) says which by `__value__()`; a
+    symbolic dimension is computed from the sizes of the graph's inputs.
+    """
     from .builder import constant
     from .graph import Value
 
+    if isinstance(x, Dim):
+        x = _dimension(x)
+    elif not isinstance(x, Value) and hasattr(type(x), "__value__"):
+        x = x.__value__()
     if isinstance(x, Value):
         return x if dtype is None else cast(x, dtype)
     return constant(x, dtype)
+
+
+def _dimension(size: Dim) -> Value:
+    """A symbolic dimension as an i32 scalar."""
+    total = value(0, i32)
+    for monomial, c in size.terms:
+        term = value(c, i32)
+        for name in monomial:
+            term = binary("mul", term, _symbol(name))
+        total = binary("add", total, term)
+    return total
+
+
+def _symbol(name: str) -> Value:
+    """The size that a symbol stands for, read off an input or state of the current builder."""
+    from .builder import current
+
+    builder, wanted = current(), symbol(name)
+    for v in [*builder.inputs, *builder.state] if builder else []:
+        if wanted in v.shape:
+            return _op("dimension_size")(v, axis=v.shape.index(wanted))
+    raise ShapeError(f"dimension {name}: no input of the graph has it as a size")
 
 
 def concrete(x: Value, what: str) -> np.ndarray:

@@ -150,6 +150,8 @@ class Dim:
         return frozenset(s for monomial, _ in self.terms for s in monomial)
 
     def __add__(self, other: Size) -> Size:
+        if not isinstance(other, int | Dim):
+            return NotImplemented
         total = dict(self.terms)
         for monomial, c in _terms(other):
             total[monomial] = total.get(monomial, 0) + c
@@ -167,6 +169,8 @@ class Dim:
         return (self * -1) + other
 
     def __mul__(self, other: Size) -> Size:
+        if not isinstance(other, int | Dim):
+            return NotImplemented
         total: dict[Monomial, int] = {}
         for m1, c1 in self.terms:
             for m2, c2 in _terms(other):

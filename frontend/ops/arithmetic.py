@@ -1,0 +1,347 @@
+"""Element by element: arithmetic, comparison, logic, rounding, exponentials.
+
+Operands broadcast as in NumPy; dtypes promote as in JAX, Python numbers giving way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+
+from ...ir import sugar
+from ...ir.errors import ArgumentError
+from ...ir.graph import Value
+from ...ir.types import boolean, f32, i32
+from ..operation import operation
+from .core import floating, operand, tensor
+
+INF = float("inf")
+
+
+def _define(name: str, doc: str, body: Callable[..., Any]) -> Callable[..., Any]:
+    body.__name__ = body.__qualname__ = name
+    body.__doc__ = doc
+    return operation(body)
+
+
+def _float_unary(name: str, primitive: str, doc: str) -> Callable[[Any], Any]:
+    """A function of floats; integers are converted first."""
+    return _define(name, doc, lambda x: sugar.unary(primitive, floating(x)))
+
+
+def _binary(name: str, primitive: str, doc: str) -> Callable[[Any, Any], Any]:
+    return _define(
+        name, doc, lambda x1, x2: sugar.binary(primitive, operand(x1), operand(x2))
+    )  # fmt: skip
+
+
+def _logical(name: str, primitive: str, doc: str) -> Callable[[Any, Any], Any]:
+    def body(x1: Any, x2: Any) -> Value:
+        return sugar.binary(primitive, tensor(x1, boolean), tensor(x2, boolean))
+
+    return _define(name, doc, body)
+
+
+# --- of one operand --------------------------------------------------------------------------
+
+exp = _float_unary("exp", "exp", "e to the power of `x`.")
+expm1 = _float_unary("expm1", "expm1", "`exp(x) - 1`, exact for small `x`.")
+log = _float_unary("log", "log", "Natural logarithm.")
+log1p = _float_unary("log1p", "log1p", "`log(1 + x)`, exact for small `x`.")
+sqrt = _float_unary("sqrt", "sqrt", "Square root.")
+rsqrt = _float_unary("rsqrt", "rsqrt", "`1 / sqrt(x)`.")
+sin = _float_unary("sin", "sin", "Sine of `x` radians.")
+cos = _float_unary("cos", "cos", "Cosine of `x` radians.")
+tanh = _float_unary("tanh", "tanh", "Hyperbolic tangent.")
+erf = _float_unary("erf", "erf", "The error function.")
+
+
+@operation
+def absolute(x: Any) -> Any:
+    """`|x|`."""
+    x = tensor(x)
+    return x if x.dtype.is_bool else sugar.unary("abs", x)
+
+
+@operation
+def negative(x: Any) -> Any:
+    """`-x`."""
+    return sugar.unary("neg", tensor(x))
+
+
+@operation
+def sign(x: Any) -> Any:
+    """-1, 0 or 1 as `x` is negative, zero or positive."""
+    return sugar.unary("sign", tensor(x))
+
+
+@operation
+def square(x: Any) -> Any:
+    """`x * x`; of bools, int32."""
+    x = tensor(x)
+    x = sugar.cast(x, i32) if x.dtype.is_bool else x
+    return sugar.binary("mul", x, x)
+
+
+@operation
+def reciprocal(x: Any) -> Any:
+    """`1 / x`."""
+    return sugar.divide(1.0, floating(x))
+
+
+def _rounding(name: str, doc: str) -> Callable[[Any], Any]:
+    return _define(name, doc, lambda x: sugar.unary(name, floating(x)))
+
+
+floor = _rounding("floor", "The largest whole number that is not above `x`, as a float.")
+ceil = _rounding("ceil", "The smallest whole number that is not below `x`, as a float.")
+
+
+@operation
+def round(x: Any, decimals: int = 0) -> Any:
+    """`x` rounded to `decimals` places, halves to even."""
+    x = tensor(x)
+    if not x.dtype.is_float and decimals >= 0:
+        return x
+    scale = 10.0**decimals
+    if decimals == 0:
+        return sugar.unary("round", x)
+    rounded = sugar.unary("round", floating(x) * scale) / scale
+    return sugar.cast(rounded, x.dtype)
+
+
+@operation
+def trunc(x: Any) -> Any:
+    """`x` without its fraction."""
+    x = tensor(x)
+    if not x.dtype.is_float:
+        return x
+    return sugar.select(x < 0, sugar.unary("ceil", x), sugar.unary("floor", x))
+
+
+@operation
+def isfinite(x: Any) -> Any:
+    """Where `x` is neither infinite nor NaN."""
+    return sugar.unary("is_finite", floating(x))
+
+
+@operation
+def isnan(x: Any) -> Any:
+    """Where `x` is NaN."""
+    x = floating(x)
+    return sugar.binary("not_equal", x, x)
+
+
+@operation
+def isinf(x: Any) -> Any:
+    """Where `x` is plus or minus infinity."""
+    return sugar.binary("equal", sugar.unary("abs", floating(x)), INF)
+
+
+@operation
+def nan_to_num(x: Any, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Any:
+    """`x` with NaN and infinities replaced; infinities by the largest numbers by default."""
+    x = tensor(x)
+    if not x.dtype.is_float:
+        return x
+    largest = _largest(x)
+    high = largest if posinf is None else posinf
+    low = -largest if neginf is None else neginf
+    y = sugar.select(sugar.binary("equal", x, INF), high, x)
+    y = sugar.select(sugar.binary("equal", x, -INF), low, y)
+    return sugar.select(sugar.binary("not_equal", x, x), nan, y)
+
+
+def _largest(x: Value) -> float:
+    return float(ml_dtypes.finfo(x.dtype.numpy).max)
+
+
+@operation
+def logical_not(x: Any) -> Any:
+    """Where `x` is false."""
+    return sugar.unary("logical_not", tensor(x, boolean))
+
+
+# --- of two operands -------------------------------------------------------------------------
+
+
+@operation
+def add(x1: Any, x2: Any) -> Any:
+    """`x1 + x2`; of bools, their or."""
+    return _with_bools("add", "logical_or", x1, x2)
+
+
+@operation
+def multiply(x1: Any, x2: Any) -> Any:
+    """`x1 * x2`; of bools, their and."""
+    return _with_bools("mul", "logical_and", x1, x2)
+
+
+def _with_bools(primitive: str, logical: str, x1: Any, x2: Any) -> Value:
+    a, b = sugar.common(operand(x1), operand(x2))
+    return sugar.binary(logical if a.dtype.is_bool else primitive, a, b)
+
+
+subtract = _binary("subtract", "sub", "`x1 - x2`.")
+maximum = _binary("maximum", "maximum", "The larger of two; NaN if one is NaN.")
+minimum = _binary("minimum", "minimum", "The smaller of two; NaN if one is NaN.")
+mod = _binary("mod", "remainder", "The remainder of `x1 / x2`, of the sign of `x2`.")
+equal = _binary("equal", "equal", "Where `x1 == x2`.")
+not_equal = _binary("not_equal", "not_equal", "Where `x1 != x2`.")
+less = _binary("less", "less", "Where `x1 < x2`.")
+less_equal = _binary("less_equal", "less_equal", "Where `x1 <= x2`.")
+greater = _binary("greater", "greater", "Where `x1 > x2`.")
+greater_equal = _binary("greater_equal", "greater_equal", "Where `x1 >= x2`.")
+logical_and = _logical("logical_and", "logical_and", "Where both are true.")
+logical_or = _logical("logical_or", "logical_or", "Where at least one is true.")
+logical_xor = _logical("logical_xor", "not_equal", "Where exactly one is true.")
+bitwise_and = _binary("bitwise_and", "bit_and", "The bits that both have.")
+bitwise_or = _binary("bitwise_or", "bit_or", "The bits that at least one has.")
+bitwise_xor = _binary("bitwise_xor", "bit_xor", "The bits that exactly one has.")
+bitwise_left_shift = _binary("bitwise_left_shift", "shift_left", "`x1 * 2**x2` on bits.")
+bitwise_right_shift = _binary("bitwise_right_shift", "shift_right", "Bits moved down by `x2`.")
+
+
+@operation
+def divide(x1: Any, x2: Any) -> Any:
+    """`x1 / x2` as floats."""
+    return sugar.divide(operand(x1), operand(x2))
+
+
+@operation
+def divide_no_nan(x1: Any, x2: Any) -> Any:
+    """`x1 / x2`, and 0 where `x2` is 0; the gradient is 0 there too."""
+    a, b = sugar.common(operand(x1), operand(x2))
+    if not a.dtype.is_float:
+        a, b = sugar.cast(a, f32), sugar.cast(b, f32)
+    zero = sugar.binary("equal", b, 0)
+    return sugar.select(zero, 0, sugar.divide(a, sugar.select(zero, 1, b)))
+
+
+@operation
+def floor_divide(x1: Any, x2: Any) -> Any:
+    """`x1 / x2` rounded down."""
+    return sugar.floor_divide(operand(x1), operand(x2))
+
+
+@operation
+def power(x1: Any, x2: Any) -> Any:
+    """`x1` to the power of `x2`."""
+    return sugar.power(operand(x1), operand(x2))
+
+
+@operation
+def squared_difference(x1: Any, x2: Any) -> Any:
+    """`(x1 - x2)**2`."""
+    difference = sugar.binary("sub", operand(x1), operand(x2))
+    return sugar.binary("mul", difference, difference)
+
+
+@operation
+def logaddexp(x1: Any, x2: Any) -> Any:
+    """`log(exp(x1) + exp(x2))` without overflow."""
+    a, b = sugar.common(operand(x1), operand(x2))
+    a, b = floating(a), floating(b)
+    high = sugar.binary("maximum", a, b)
+    distance = sugar.unary("abs", a - b)
+    same = sugar.binary("equal", a, b)  # inf - inf is NaN
+    tail = sugar.unary("log1p", sugar.unary("exp", -sugar.select(same, 0, distance)))
+    return high + tail
+
+
+@operation
+def clip(x: Any, x_min: Any, x_max: Any) -> Any:
+    """`x` limited to `[x_min, x_max]`."""
+    x = tensor(x)
+    x = sugar.cast(x, i32) if x.dtype.is_bool else x
+    low = x if x_min is None else sugar.binary("maximum", x, operand(x_min))
+    return low if x_max is None else sugar.binary("minimum", low, operand(x_max))
+
+
+@operation
+def where(condition: Any, x1: Any = None, x2: Any = None) -> Any:
+    """`x1` where the condition holds, `x2` elsewhere; both must be given."""
+    if x1 is None or x2 is None:
+        raise ArgumentError(
+            "where: x1 and x2 must be given, for the number of true elements is not known "
+            "when a graph is made"
+        )
+    return sugar.select(tensor(condition, boolean), operand(x1), operand(x2))
+
+
+@operation
+def isclose(
+    x1: Any, x2: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Any:
+    """Where `|x1 - x2| <= atol + rtol * |x2|`, or both are the same infinity."""
+    a, b = sugar.common(operand(x1), operand(x2))
+    a, b = floating(a), floating(b)
+    near = sugar.unary("abs", a - b) <= sugar.unary("abs", b) * rtol + atol
+    finite = sugar.unary("is_finite", b)
+    result = sugar.select(finite, near, sugar.binary("equal", a, b))
+    if not equal_nan:
+        return result
+    both = sugar.binary("not_equal", a, a) & sugar.binary("not_equal", b, b)
+    return result | both
+
+
+# --- compositions ----------------------------------------------------------------------------
+
+
+@operation
+def tan(x: Any) -> Any:
+    """Tangent of `x` radians."""
+    x = floating(x)
+    return sugar.unary("sin", x) / sugar.unary("cos", x)
+
+
+@operation
+def sinh(x: Any) -> Any:
+    """Hyperbolic sine."""
+    grown = sugar.unary("expm1", floating(x))
+    return (grown + grown / (grown + 1)) * 0.5
+
+
+@operation
+def cosh(x: Any) -> Any:
+    """Hyperbolic cosine."""
+    x = floating(x)
+    return (sugar.unary("exp", x) + sugar.unary("exp", -x)) * 0.5
+
+
+@operation
+def log2(x: Any) -> Any:
+    """Logarithm to base 2."""
+    return sugar.unary("log", floating(x)) * (1 / math.log(2))
+
+
+@operation
+def log10(x: Any) -> Any:
+    """Logarithm to base 10."""
+    return sugar.unary("log", floating(x)) * (1 / math.log(10))
+
+
+@operation
+def exp2(x: Any) -> Any:
+    """2 to the power of `x`."""
+    return sugar.unary("exp", floating(x) * math.log(2))
+
+
+abs = absolute
+true_divide = divide
+left_shift = bitwise_left_shift
+right_shift = bitwise_right_shift
+
+__all__ = [
+    "abs", "absolute", "add", "bitwise_and", "bitwise_left_shift", "bitwise_or",
+    "bitwise_right_shift", "bitwise_xor", "ceil", "clip", "cos", "cosh", "divide",
+    "divide_no_nan", "equal", "erf", "exp", "exp2", "expm1", "floor", "floor_divide", "greater",
+    "greater_equal", "isclose", "isfinite", "isinf", "isnan", "left_shift", "less", "less_equal",
+    "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "maximum", "minimum", "mod", "multiply", "nan_to_num", "negative", "not_equal",
+    "power", "reciprocal", "right_shift", "round", "rsqrt", "sign", "sin", "sinh", "sqrt",
+    "square", "squared_difference", "subtract", "tan", "tanh", "true_divide", "trunc", "where",
+]  # fmt: skip

@@ -1,0 +1,244 @@
+"""Convolution, pooling and normalization of images and sequences.
+
+The primitives want channels last; `data_format="channels_first"` is a transpose before and
+after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...ir import sugar
+from ...ir.errors import ArgumentError, ShapeError
+from ...ir.graph import Value
+from ...ir.types import Size, bf16, f16, f32
+from .. import config
+from ..operation import operation
+from .core import floating, tensor
+from .reduce import variance
+
+Padding = tuple[tuple[int, int], ...]
+
+
+def _per_axis(op: str, name: str, value: Any, rank: int) -> tuple[int, ...]:
+    """One int for each spatial axis."""
+    values = (value,) * rank if isinstance(value, int) else tuple(int(v) for v in value)
+    if len(values) != rank or any(v < 1 for v in values):
+        raise ArgumentError(f"{op}: {name} must be a positive int or {rank} of them, got {value!r}")
+    return values
+
+
+def _channels_last(x: Value, data_format: str | None, function: Callable[[Value], Value]) -> Value:
+    """Run `function` on a tensor with channels last, whatever the layout of `x`."""
+    if config.standardize_data_format(data_format) == "channels_last":
+        return function(x)
+    last = x.ndim - 1
+    result = function(sugar.transpose(x, (0, *range(2, x.ndim), 1)))
+    return sugar.transpose(result, (0, last, *range(1, last)))
+
+
+def _window_padding(
+    op: str, padding: str, sizes: Sequence[Size], window: tuple[int, ...],
+    strides: tuple[int, ...], dilation: tuple[int, ...],
+) -> Padding:  # fmt: skip
+    """`valid` adds nothing; `same` makes `ceil(size / stride)` windows, the odd one at the end."""
+    padding = str(padding).lower()
+    if padding == "valid":
+        return ((0, 0),) * len(window)
+    if padding != "same":
+        raise ArgumentError(f"{op}: padding must be 'valid' or 'same', got {padding!r}")
+    pairs = []
+    for size, k, s, d in zip(sizes, window, strides, dilation, strict=True):
+        reach = (k - 1) * d + 1
+        if s == 1:
+            total = reach - 1
+        else:
+            total = max((-(-int(size) // s) - 1) * s + reach - int(size), 0)
+        pairs.append((total // 2, total - total // 2))
+    return tuple(pairs)
+
+
+def _require_image(op: str, x: Value) -> int:
+    if x.ndim < 3:
+        raise ShapeError(
+            f"{op}: inputs must have a batch axis, spatial axes and channels, got {x.type}"
+        )
+    return x.ndim - 2
+
+
+@operation
+def conv(
+    inputs: Any, kernel: Any, strides: Any = 1, padding: str = "valid",
+    data_format: str | None = None, dilation_rate: Any = 1,
+) -> Any:  # fmt: skip
+    """Convolution of any number of spatial axes, in as many groups as the channels ask for.
+
+    Parameters
+    ----------
+    inputs : tensor of shape `(batch, *spatial, channels)`
+        Or `(batch, channels, *spatial)` with `data_format="channels_first"`.
+    kernel : tensor of shape `(*window, channels / groups, filters)`
+    strides, dilation_rate : int or one for each spatial axis
+    padding : str
+        `valid`, `same`, or `causal` for one spatial axis.
+    """
+    x, w = sugar.common(floating(inputs), floating(kernel))
+    rank = _require_image("conv", x)
+    if w.ndim != rank + 2:
+        raise ShapeError(f"conv: kernel must have rank {rank + 2}, got {w.type}")
+    strides = _per_axis("conv", "strides", strides, rank)
+    dilation = _per_axis("conv", "dilation_rate", dilation_rate, rank)
+
+    def run(x: Value) -> Value:
+        channels, taken = int(x.shape[-1]), int(w.shape[-2])
+        if channels % taken:
+            raise ShapeError(
+                f"conv: channels must be a multiple of the kernel's {taken}, got {x.type}"
+            )
+        window = tuple(int(d) for d in w.shape[:-2])
+        if padding == "causal" and rank == 1:
+            pads: Padding = (((window[0] - 1) * dilation[0], 0),)
+        else:
+            pads = _window_padding("conv", padding, x.shape[1:-1], window, strides, dilation)
+        return sugar._op("conv")(
+            x, w, strides=strides, padding=pads, input_dilation=(1,) * rank,
+            kernel_dilation=dilation, groups=channels // taken,
+        )  # fmt: skip
+
+    return _channels_last(x, data_format, run)
+
+
+@operation
+def depthwise_conv(
+    inputs: Any, kernel: Any, strides: Any = 1, padding: str = "valid",
+    data_format: str | None = None, dilation_rate: Any = 1,
+) -> Any:  # fmt: skip
+    """Every channel convolved with filters of its own; kernel `(*window, channels, multiplier)`."""
+    w = floating(kernel)
+    grouped = sugar.reshape(w, (*w.shape[:-2], 1, w.shape[-2] * w.shape[-1]))
+    return conv(inputs, grouped, strides, padding, data_format, dilation_rate)
+
+
+@operation
+def separable_conv(
+    inputs: Any, depthwise_kernel: Any, pointwise_kernel: Any, strides: Any = 1,
+    padding: str = "valid", data_format: str | None = None, dilation_rate: Any = 1,
+) -> Any:  # fmt: skip
+    """A depthwise convolution, then one of window 1 that mixes the channels."""
+    x = depthwise_conv(inputs, depthwise_kernel, strides, padding, data_format, dilation_rate)
+    return conv(x, pointwise_kernel, 1, "valid", data_format)
+
+
+@operation
+def max_pool(
+    inputs: Any, pool_size: Any, strides: Any = None, padding: str = "valid",
+    data_format: str | None = None,
+) -> Any:  # fmt: skip
+    """The largest element of each window of the spatial axes."""
+    x = tensor(inputs)
+    rank = _require_image("max_pool", x)
+    window = _per_axis("max_pool", "pool_size", pool_size, rank)
+    strides = _per_axis("max_pool", "strides", window if strides is None else strides, rank)
+
+    def run(x: Value) -> Value:
+        pads = _window_padding("max_pool", padding, x.shape[1:-1], window, strides, (1,) * rank)
+        return sugar._op("max_pool")(x, window=window, strides=strides, padding=pads)
+
+    return _channels_last(x, data_format, run)
+
+
+@operation
+def average_pool(
+    inputs: Any, pool_size: Any, strides: Any = None, padding: str = "valid",
+    data_format: str | None = None,
+) -> Any:  # fmt: skip
+    """The mean of each window of the spatial axes; padding does not count."""
+    x = floating(inputs)
+    rank = _require_image("average_pool", x)
+    window = _per_axis("average_pool", "pool_size", pool_size, rank)
+    strides = _per_axis("average_pool", "strides", window if strides is None else strides, rank)
+
+    def run(x: Value) -> Value:
+        pads = _window_padding("average_pool", padding, x.shape[1:-1], window, strides, (1,) * rank)
+        return sugar._op("avg_pool")(
+            x, window=window, strides=strides, padding=pads, include_padding=False
+        )
+
+    return _channels_last(x, data_format, run)
+
+
+# --- normalization ---------------------------------------------------------------------------
+
+
+@operation
+def moments(x: Any, axes: Any, keepdims: bool = False, synchronized: bool = False) -> Any:
+    """Mean and variance over `axes`; of float16 and bfloat16 computed in float32."""
+    if synchronized:
+        raise ArgumentError("moments: synchronized needs several devices")
+    x = floating(x)
+    wide = sugar.cast(x, f32) if x.dtype in (f16, bf16) else x
+    mean = sugar.mean(wide, axes, keepdims)
+    return sugar.cast(mean, x.dtype), sugar.cast(variance(wide, axes, keepdims), x.dtype)
+
+
+@operation
+def batch_normalization(
+    x: Any, mean: Any, variance: Any, axis: int, offset: Any = None, scale: Any = None,
+    epsilon: float = 1e-3,
+) -> Any:  # fmt: skip
+    """`(x - mean) / sqrt(variance + epsilon) * scale + offset` with one number for each `axis`."""
+    x = floating(x)
+    axis = sugar.normalize_axis("batch_normalization", axis, x.ndim)
+    shape = tuple(d if i == axis else 1 for i, d in enumerate(x.shape))
+    one_each = [None if v is None else sugar.reshape(tensor(v), shape)
+                for v in (mean, variance, scale, offset)]  # fmt: skip
+    mean, variance, scale, offset = one_each
+    assert mean is not None
+    assert variance is not None
+    factor = sugar.unary("rsqrt", variance + epsilon)
+    factor = factor if scale is None else factor * scale
+    shift = -mean * factor
+    shift = shift if offset is None else shift + offset
+    return x * factor + shift
+
+
+@operation
+def layer_normalization(
+    x: Any, gamma: Any = None, beta: Any = None, axis: Any = -1, epsilon: float | None = None
+) -> Any:
+    """`(x - mean) / sqrt(variance + epsilon) * gamma + beta`, the moments taken over `axis`."""
+    x = floating(x)
+    wide = sugar.cast(x, f32) if x.dtype in (f16, bf16) else x
+    axes = sugar.normalize_axes("layer_normalization", axis, x.ndim)
+    shape = tuple(d if i in axes else 1 for i, d in enumerate(x.shape))
+    mean = sugar.mean(wide, axes, keepdims=True)
+    spread = variance(wide, axes, keepdims=True)
+    least = config.epsilon() if epsilon is None else epsilon
+    factor = sugar.unary("rsqrt", spread + least)
+    if gamma is not None:
+        factor = factor * sugar.cast(sugar.reshape(tensor(gamma), shape), wide.dtype)
+    shift = -mean * factor
+    if beta is not None:
+        shift = shift + sugar.cast(sugar.reshape(tensor(beta), shape), wide.dtype)
+    return sugar.cast(wide * factor + shift, x.dtype)
+
+
+@operation
+def rms_normalization(
+    x: Any, scale: Any = None, axis: Any = -1, epsilon: float | None = None
+) -> Any:
+    """`x / sqrt(mean(x**2) + epsilon) * scale`, the mean taken over `axis`."""
+    x = floating(x)
+    least = config.epsilon() if epsilon is None else epsilon
+    wide = sugar.cast(x, f32) if x.dtype in (f16, bf16) else x
+    factor = sugar.unary("rsqrt", sugar.mean(wide * wide, axis, keepdims=True) + least)
+    if scale is not None:
+        factor = factor * sugar.cast(tensor(scale), wide.dtype)
+    return sugar.cast(wide * factor, x.dtype)
+
+
+__all__ = [
+    "average_pool", "batch_normalization", "conv", "depthwise_conv", "layer_normalization",
+    "max_pool", "moments", "rms_normalization", "separable_conv",
+]  # fmt: skip

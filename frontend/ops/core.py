@@ -1,0 +1,205 @@
+"""Conversion, dtype and shape: what everything else in `ops` is built from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...ir import sugar
+from ...ir.builder import constant
+from ...ir.errors import DTypeError, ShapeError
+from ...ir.graph import Value
+from ...ir.types import Dim, as_dtype, boolean, i32, keras_name
+from .. import config
+from ..keras_tensor import KerasTensor
+from ..operation import operation
+from ..operators import is_number
+from ..variable import Variable
+
+# --- helpers for bodies ----------------------------------------------------------------------
+
+
+def tensor(x: Any, dtype: Any = None) -> Value:
+    """`x` as a Value of the current builder.
+
+    Arrays keep their dtype; Python numbers and lists of them take the default dtypes (the float
+    of `config.floatx()`, int32, bool). Lists that hold Values are stacked.
+    """
+    if isinstance(x, Variable):
+        x = x.value
+    if isinstance(x, Value):
+        return x if dtype is None else sugar.cast(x, dtype)
+    if isinstance(x, np.ndarray | np.generic):
+        return constant(np.asarray(x), dtype)
+    if isinstance(x, Dim):
+        return sugar.value(x, dtype)
+    if isinstance(x, list | tuple) and any(_holds_tensor(item) for item in x):
+        return _stacked([tensor(item, dtype) for item in x])
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(f"convert_to_tensor: got {type(x).__name__}, which is no array of numbers")
+    if dtype is None:
+        dtype = {"f": config.floatx(), "i": i32, "u": i32, "b": boolean}[array.dtype.kind]
+    return constant(array, dtype)
+
+
+def _holds_tensor(x: Any) -> bool:
+    if isinstance(x, list | tuple):
+        return any(map(_holds_tensor, x))
+    return isinstance(x, Value | Variable | Dim | np.ndarray)
+
+
+def _stacked(xs: list[Value]) -> Value:
+    xs = list(sugar.common(*xs))
+    if any(x.shape != xs[0].shape for x in xs):
+        raise ShapeError(f"stack: shapes must be equal, got {', '.join(str(x.type) for x in xs)}")
+    rows = [sugar.reshape(x, (1, *x.shape)) for x in xs]
+    return rows[0] if len(rows) == 1 else sugar._op("concat")(*rows, axis=0)
+
+
+def operand(x: Any) -> Any:
+    """`x` for a binary op: Python numbers stay weak, the rest becomes a Value."""
+    return x if is_number(x) else tensor(x)
+
+
+def floating(x: Any) -> Value:
+    """`x` as a floating-point Value; integers and bools take the default float dtype."""
+    x = tensor(x)
+    return x if x.dtype.is_float else sugar.cast(x, config.floatx())
+
+
+# --- public ----------------------------------------------------------------------------------
+
+
+@operation
+def convert_to_tensor(x: Any, dtype: Any = None, sparse: Any = None, ragged: Any = None) -> Any:
+    """`x` as a tensor: an array outside of traces, a Value inside.
+
+    Parameters
+    ----------
+    x : array, tensor, Variable, number or nested list of them
+    dtype : str, optional
+        The array's own by default; Python floats take `config.floatx()`, ints int32.
+    """
+    if sparse or ragged:
+        raise DTypeError("convert_to_tensor: sparse and ragged tensors are not supported")
+    return tensor(x, dtype)
+
+
+def convert_to_numpy(x: Any) -> np.ndarray:
+    """`x` as a NumPy array.
+
+    Raises
+    ------
+    DTypeError
+        If `x` is traced or symbolic: then its numbers are not known.
+    """
+    if isinstance(x, Variable):
+        return x.numpy()
+    return np.array(x)
+
+
+@operation
+def cast(x: Any, dtype: Any) -> Any:
+    """`x` converted to `dtype`; to bool means `x != 0`."""
+    return tensor(x, dtype)
+
+
+@operation
+def saturate_cast(x: Any, dtype: Any) -> Any:
+    """`x` clipped to the range of `dtype`, then converted to it."""
+    x, to = tensor(x), as_dtype(dtype)
+    if to.is_integer:
+        limits = np.iinfo(to.numpy)
+        low, high = int(limits.min), int(limits.max)
+        if x.dtype.is_integer:
+            own = np.iinfo(x.dtype.numpy)
+            low, high = max(low, int(own.min)), min(high, int(own.max))
+        x = sugar.binary("minimum", sugar.binary("maximum", x, low), high)
+    return sugar.cast(x, to)
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether `x` is an array, a traced or a symbolic tensor."""
+    return isinstance(x, Value | np.ndarray | KerasTensor)
+
+
+def dtype(x: Any) -> str:
+    """The dtype of `x` by its Keras name, such as `float32`."""
+    found = getattr(x, "dtype", None)
+    return keras_name(as_dtype(found if found is not None else np.asarray(x).dtype))
+
+
+def standardize_dtype(dtype: Any) -> str:
+    """A dtype given in any form by its Keras name; None is `config.floatx()`."""
+    return config.floatx() if dtype is None else keras_name(as_dtype(dtype))
+
+
+def shape(x: Any) -> tuple[Any, ...]:
+    """The sizes of `x`: ints, a symbol where a trace leaves one open, None on symbolic tensors."""
+    found = getattr(x, "shape", None)
+    return tuple(np.shape(x) if found is None else found)
+
+
+def ndim(x: Any) -> int:
+    """The number of dimensions of `x`."""
+    return len(shape(x))
+
+
+@operation
+def size(x: Any) -> Any:
+    """The number of elements of `x` as an int32 scalar."""
+    x = tensor(x)
+    return sugar.count(x, range(x.ndim), i32)
+
+
+@operation
+def stop_gradient(variable: Any) -> Any:
+    """`variable`, through which no gradient flows."""
+    return sugar.unary("stop_gradient", tensor(variable))
+
+
+@operation
+def copy(x: Any) -> Any:
+    """`x` itself; tensors never change, so no copy is made in a graph."""
+    return tensor(x)
+
+
+@operation
+def get_item(x: Any, key: Any) -> Any:
+    """`x[key]` with ints, slices, None and Ellipsis; an integer tensor takes along axis 0."""
+    x = tensor(x)
+    if isinstance(key, Value | np.ndarray | Variable | list) and not is_number(key):
+        return sugar._op("gather")(x, tensor(key), axis=0)
+    return sugar.getitem(x, key)
+
+
+@operation
+def unstack(x: Any, num: int | None = None, axis: int = 0) -> Any:
+    """The slices of `x` along `axis`, which must have a known size."""
+    x = tensor(x)
+    axis = sugar.normalize_axis("unstack", axis, x.ndim)
+    count = int(x.shape[axis])
+    if num is not None and num != count:
+        raise ShapeError(f"unstack: num must be the size of axis {axis}, {count}, got {num}")
+    before = (slice(None),) * axis
+    return [x[(*before, i)] for i in range(count)]
+
+
+__all__ = [
+    "cast",
+    "convert_to_numpy",
+    "convert_to_tensor",
+    "copy",
+    "dtype",
+    "get_item",
+    "is_tensor",
+    "ndim",
+    "saturate_cast",
+    "shape",
+    "size",
+    "standardize_dtype",
+    "stop_gradient",
+    "unstack",
+]

@@ -1,0 +1,90 @@
+"""Trace: a builder that turns variables into state of the graph and assignments into updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from ..ir.builder import Builder
+from ..ir.errors import ShapeError
+from ..ir.graph import Graph, Value
+
+if TYPE_CHECKING:
+    from .variable import Variable
+
+
+class StateNames:
+    """One unique name for every variable: its path, with `_1`, `_2` where paths collide.
+
+    A model keeps one for all its graphs, so that a variable has the same name in each.
+    """
+
+    def __init__(self) -> None:
+        self.variables: dict[str, Variable] = {}
+        self._names: dict[Variable, str] = {}
+
+    def __getitem__(self, variable: Variable) -> str:
+        """The name of `variable`, given on first sight."""
+        name = self._names.get(variable)
+        if name is None:
+            name, count = variable.path, 0
+            while name in self.variables:
+                count += 1
+                name = f"{variable.path}_{count}"
+            self._names[variable] = name
+            self.variables[name] = variable
+        return name
+
+
+class Trace(Builder):
+    """Collects nodes; reading a `Variable` declares state, assigning to one records an update.
+
+    >>> counter = Variable(0, name="counter")
+    >>> with Trace("step") as trace:
+    ...     x = trace.input("x", f32(3))
+    ...     counter.assign_add(1)
+    ...     graph = trace.finish({"y": x * 2.0})
+
+    Attributes
+    ----------
+    variables : dict of str to Variable
+        The variables that the graph reads or updates, by the name of their state.
+    """
+
+    def __init__(self, name: str = "graph", names: StateNames | None = None) -> None:
+        super().__init__(name)
+        self.variables: dict[str, Variable] = {}
+        self._names = names or StateNames()
+        self._initial: dict[Variable, Value] = {}
+        self._assigned: dict[Variable, Value] = {}
+
+    def state_of(self, variable: Variable) -> Value:
+        """The value that the variable has when the graph starts to run."""
+        state = self._initial.get(variable)
+        if state is None:
+            name = self._names[variable]
+            state = self.variable(name, variable.type)
+            self._initial[variable] = state
+            self.variables[name] = variable
+        return state
+
+    def read(self, variable: Variable) -> Value:
+        """The value that the variable has at this point of the program."""
+        assigned = self._assigned.get(variable)
+        return self.state_of(variable) if assigned is None else assigned
+
+    def assign(self, variable: Variable, value: Value) -> None:
+        """From here on `variable` is `value`, which must be of its type."""
+        if value.type != variable.type:
+            raise ShapeError(
+                f"assign: variable {variable.path!r} is {variable.type}, got {value.type}"
+            )
+        self.state_of(variable)
+        self._assigned[variable] = value
+
+    def finish(
+        self, outputs: Mapping[str, Value], updates: Iterable[tuple[Value, Value]] = ()
+    ) -> Graph:
+        """The graph of what the outputs and the assignments need."""
+        assigned = [(self._initial[v], value) for v, value in self._assigned.items()]
+        return super().finish(outputs, [*updates, *assigned])

@@ -1,0 +1,272 @@
+"""Variable: an array with a name that layers, optimizers and metrics read and assign."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..ir.builder import Builder, constant, current, suspended
+from ..ir.errors import ArgumentError, DTypeError, ShapeError
+from ..ir.graph import Value
+from ..ir.types import DType, TensorType, as_dtype, keras_name
+from . import config, naming
+from .operators import ArrayOperators
+from .trace import Trace
+
+_autocast: ContextVar[DType | None] = ContextVar("hornfels_autocast", default=None)
+
+
+class Residence(Protocol):
+    """Where a variable's array lives while it is not in host memory: a session's device state."""
+
+    def read(self, variable: Variable) -> np.ndarray:
+        """A copy of the array."""
+
+    def write(self, variable: Variable, array: np.ndarray) -> None:
+        """Replace the array; it has the variable's shape and dtype."""
+
+
+class Variable(ArrayOperators):
+    """An array that outlives the call that made it.
+
+    Outside of traces it holds an array. While a `Trace` records, reading it gives a state
+    value of the graph and assigning to it records an update of that state.
+
+    Parameters
+    ----------
+    initializer : array, callable or str
+        The array; or `initializer(shape, dtype)`; or an initializer's name.
+    shape : sequence of int, optional
+        Needed with a callable or a name.
+    dtype : str, optional
+        The array's own dtype by default, the default float dtype for an initializer.
+    trainable : bool
+        Whether gradients are taken with respect to it.
+    autocast : bool
+        Whether mixed precision reads it in the computation's dtype.
+    name : str, optional
+        No `/` in it; its `path` is the open name scopes and the name.
+    """
+
+    def __init__(
+        self,
+        initializer: Any,
+        shape: Sequence[int] | int | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+        autocast: bool = True,
+        aggregation: str | None = "none",
+        synchronization: str | None = "auto",
+        name: str | None = None,
+        layout: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs:
+            raise ArgumentError(f"Variable: unknown arguments {', '.join(kwargs)}")
+        name = name or naming.auto_name("variable")
+        if not isinstance(name, str) or "/" in name:
+            raise ArgumentError(f"Variable: name must be a string without '/', got {name!r}")
+        scope = naming.current_path()
+        self._name = name
+        self._path = f"{scope}/{name}" if scope else name
+        self._trainable = bool(trainable)
+        self._autocast = bool(autocast)
+        self.aggregation = aggregation or "none"
+        self.synchronization = synchronization or "none"
+        self.regularizer: Any = None
+        self.constraint: Any = None
+        self.overwrite_with_gradient = False
+        self.residence: Residence | None = None
+        array = self._initial_array(initializer, shape, dtype)
+        self.type = TensorType(as_dtype(array.dtype), tuple(int(d) for d in array.shape))
+        self._array = _frozen(array)
+
+    def _initial_array(self, initializer: Any, shape: Any, dtype: Any) -> np.ndarray:
+        if isinstance(initializer, str):
+            from . import initializers
+
+            initializer = initializers.get(initializer)
+        if not callable(initializer):
+            return _to_array(initializer, dtype)
+        if shape is None:
+            raise ArgumentError(f"Variable {self._path!r}: an initializer needs a shape, got none")
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        if not all(isinstance(d, int | np.integer) for d in shape):
+            raise ShapeError(f"Variable {self._path!r}: all sizes must be known, got {shape}")
+        wanted = as_dtype(dtype or config.floatx())
+        with suspended():
+            array = np.asarray(initializer(shape, dtype=keras_name(wanted)))
+        if array.shape != shape:
+            raise ShapeError(
+                f"Variable {self._path!r}: initializer must return shape {shape}, got {array.shape}"
+            )
+        return array.astype(wanted.numpy, copy=False)
+
+    # --- what it is --------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def path(self) -> str:
+        """Name scopes and name, joined with `/`."""
+        return self._path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.type.shape  # type: ignore[return-value]
+
+    @property
+    def ndim(self) -> int:
+        return self.type.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(self.type.size)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that reading gives: its own, or the computation's in mixed precision."""
+        return keras_name(self._read_dtype())
+
+    @property
+    def trainable(self) -> bool:
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+
+    def _read_dtype(self) -> DType:
+        cast_to = _autocast.get()
+        own = self.type.dtype
+        return cast_to if cast_to and self._autocast and own.is_float else own
+
+    # --- what it holds -----------------------------------------------------------------------
+
+    @property
+    def value(self) -> Any:
+        """A Value while a graph is built or an op runs, else the array (read-only)."""
+        builder = current()
+        if builder is None:
+            return self._read_array()
+        return self.read(builder)
+
+    def read(self, builder: Builder) -> Value:
+        """The variable as a Value of `builder`."""
+        if isinstance(builder, Trace):
+            value = builder.read(self)
+        elif builder.eager:
+            value = constant(self._read_array())
+        else:
+            raise ArgumentError(
+                f"Variable {self._path!r}: a plain Builder has no state", hint="use a Trace"
+            )
+        return value.astype(self._read_dtype())
+
+    def __value__(self) -> Value:
+        """What `ir.sugar` takes for the variable beside Values."""
+        builder = current()
+        assert builder is not None
+        return self.read(builder)
+
+    def _read_array(self) -> np.ndarray:
+        return self._array if self.residence is None else self.residence.read(self)
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the array, from the device if it lives there."""
+        return np.array(self._read_array())
+
+    def assign(self, value: Any) -> Any:
+        """Replace the array.
+
+        Raises
+        ------
+        ShapeError
+            If `value` is not of the variable's shape.
+        """
+        builder = current()
+        if isinstance(builder, Trace):
+            from .ops.core import tensor
+
+            value = tensor(value, self.type.dtype)
+            builder.assign(self, value)
+            return value
+        array = _to_array(value, self.type.dtype)
+        if array.shape != self.shape:
+            raise ShapeError(f"assign: variable {self._path!r} is {self.type}, got {array.shape}")
+        if self.residence is None:
+            self._array = _frozen(array)
+        else:
+            self.residence.write(self, array)
+        return value
+
+    def assign_add(self, value: Any) -> Any:
+        """Replace the array by its sum with `value`."""
+        return self.assign(self.value + value)
+
+    def assign_sub(self, value: Any) -> Any:
+        """Replace the array by its difference with `value`."""
+        return self.assign(self.value - value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._read_array(), dtype=dtype)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise ShapeError(f"len() of variable {self._path!r} of rank 0")
+        return self.shape[0]
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __repr__(self) -> str:
+        return f"<Variable path={self._path}, {self.type}>"
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """A read-only copy of its own: a graph may hold it without copying it again."""
+    copy = np.array(array, order="C")
+    copy.flags.writeable = False
+    return copy
+
+
+def _to_array(value: Any, dtype: Any) -> np.ndarray:
+    """An array of what a user passes; Python numbers take the default dtypes."""
+    if isinstance(value, Variable):
+        value = value._read_array()
+    if isinstance(value, Value) and value.constant is None:
+        raise DTypeError(
+            f"a variable outside of this trace cannot hold the traced tensor {value.type}",
+            hint="make variables in __init__ or build, and assign in call",
+        )
+    array = np.asarray(value)
+    if dtype is not None:
+        return array.astype(as_dtype(dtype).numpy, copy=False)
+    if isinstance(value, np.ndarray | np.generic | Value):
+        as_dtype(array.dtype)
+        return array
+    default = {"f": config.floatx(), "i": "int32"}.get(array.dtype.kind)
+    return array.astype(as_dtype(default).numpy) if default else array
+
+
+@contextmanager
+def autocast(dtype: DType | None) -> Iterator[None]:
+    """Inside, float variables are read in `dtype`; None reads them as they are."""
+    token = _autocast.set(dtype)
+    try:
+        yield
+    finally:
+        _autocast.reset(token)
