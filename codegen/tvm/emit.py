@@ -296,6 +296,11 @@ def equal(a: Index, b: Index) -> Expr | bool:
     return a == b if isinstance(a, int) and isinstance(b, int) else tirx.EQ(_index(a), _index(b))
 
 
+def less(a: Index, b: Index) -> Expr | bool:
+    """Return whether the first index is smaller, known now if both are numbers."""
+    return a < b if isinstance(a, int) and isinstance(b, int) else tirx.LT(_index(a), _index(b))
+
+
 def minimum(a: Index, b: Index) -> Index:
     """Return the smaller index, a number if both are."""
     if isinstance(a, int) and isinstance(b, int):

@@ -385,17 +385,30 @@ def _pack(
     task: Index,
     packed: Buffer,
 ) -> Stmt:
-    """Copy a panel of `b` to ``packed[task, k, lane]``; lanes past the last column become 0."""
-    pack = _pack_transposed if stripe.product.transpose_b else _pack_plain
-    full, last = valid_lanes(stripe.columns, stripe.width, stripe.product.lanes)
-    column = stripe.column(panel)
+    """Copy a panel of `b` to ``packed[task, k, lane]``; lanes past the last column become 0.
 
-    def vectors(valid: list[int]) -> Stmt:
-        return pack(stripe.product, at, column, terms, valid, lambda k: (task, k), packed)
+    Vectors are packed one by one, so that the code for a whole one is there once.
+    """
+    product, lanes = stripe.product, stripe.product.lanes
+    pack = _pack_transposed if product.transpose_b else _pack_plain
+    whole, rest = divmod(stripe.columns, lanes)
 
-    if full == last:
-        return vectors(full)
-    return emit.when(emit.equal(panel, stripe.panels - 1), vectors(last), vectors(full))
+    def vector(number: Index) -> Stmt:
+        column = stripe.column(panel) + number * lanes
+
+        def columns(count: int) -> Stmt:
+            return pack(product, at, column, terms, count, (task, number * lanes), packed)
+
+        place = panel * stripe.vectors + number
+        if stripe.panels * stripe.vectors == whole:
+            return columns(lanes)
+        return emit.when(
+            emit.less(place, whole),
+            columns(lanes),
+            emit.when(emit.equal(place, whole), columns(rest), columns(0)),
+        )
+
+    return emit.serial(stripe.vectors, vector, "vector")
 
 
 def _pack_plain(
@@ -403,34 +416,21 @@ def _pack_plain(
     at: Place,
     column: Index,
     terms: tuple[Index, Index],
-    valid: list[int],
-    target: Callable[[Index], tuple[Index, ...]],
+    count: int,
+    target: tuple[Index, Index],
     packed: Buffer,
 ) -> Stmt:
-    lanes, (start, length) = product.lanes, terms
-    zero = emit.constant(0, product.dtype)
+    """Pack one vector of each row of `b`, `count` of its lanes; the others become 0."""
+    (task, base), (start, length) = target, terms
 
-    def row(k: Index) -> Stmt:
-        def element(lane: Index) -> Stmt:
-            value = cast(product.right(at, start + k, column + lane), product.dtype)
-            return emit.store(packed, (*target(k), lane), value)
+    def element(k: Index, lane: Index) -> Stmt:
+        value = cast(product.right(at, start + k, column + lane), product.dtype)
+        return emit.store(packed, (task, k, base + lane), value)
 
-        def blank(lane: Index) -> Stmt:
-            return emit.store(packed, (*target(k), lane), zero)
-
-        return emit.seq(
-            *(
-                (
-                    emit.vectorized(count, lambda lane, base=base: element(base + lane)),
-                    emit.vectorized(
-                        lanes - count, lambda lane, base=base + count: blank(base + lane)
-                    ),
-                )
-                for base, count in zip(range(0, lanes * len(valid), lanes), valid, strict=True)
-            )
-        )
-
-    return emit.serial(length, row, "k")
+    return emit.seq(
+        emit.serial(length, lambda k: emit.vectorized(count, lambda lane: element(k, lane)), "k"),
+        _blank(product, length, count, target, packed),
+    )
 
 
 def _pack_transposed(
@@ -438,45 +438,49 @@ def _pack_transposed(
     at: Place,
     column: Index,
     terms: tuple[Index, Index],
-    valid: list[int],
-    target: Callable[[Index], tuple[Index, ...]],
+    count: int,
+    target: tuple[Index, Index],
     packed: Buffer,
 ) -> Stmt:
     """Pack rows of `b` as columns: whole blocks by shuffles, the rest one by one."""
-    lanes, (start, length) = product.lanes, terms
-    blocks = length // lanes
-    plain = product.dtypes[1] == product.dtype and lanes > 1
+    (task, base), (start, length), lanes = target, terms, product.lanes
+    by_blocks = product.dtypes[1] == product.dtype and lanes > 1 and count == lanes
+    blocks = length // lanes if by_blocks else 0
 
-    def block(number: Index, base: int) -> Stmt:
+    def block(number: Index) -> Stmt:
         k = number * lanes
         return emit.transpose_block(
-            lambda row, inner: product.right(at, start + k + inner, column + base + row),
-            lambda row, inner, vector: emit.store(packed, (*target(k + row), base + inner), vector),
+            lambda row, inner: product.right(at, start + k + inner, column + row),
+            lambda row, inner, vector: emit.store(packed, (task, k + row, base + inner), vector),
             lanes,
         )
 
     def single(k: Index, lane: Index) -> Stmt:
         value = cast(product.right(at, start + k, column + lane), product.dtype)
-        return emit.store(packed, (*target(k), lane), value)
+        return emit.store(packed, (task, k, base + lane), value)
 
-    def vector(base: int, count: int) -> Stmt:
-        done = 0
-        whole = emit.NOTHING
-        if plain and count == lanes:
-            whole, done = emit.serial(blocks, lambda n: block(n, base), "block"), blocks * lanes
-        rest = emit.serial(
-            length - done,
-            lambda k: emit.serial(count, lambda lane: single(k, base + lane), "lane"),
-            "k",
-            done,
-        )
-        zero = emit.constant(0, product.dtype)
-        blank = emit.serial(length, lambda k: emit.vectorized(
-            lanes - count, lambda lane: emit.store(packed, (*target(k), base + count + lane), zero)
-        ), "k")
-        return emit.seq(whole, rest, blank if count < lanes else None)
+    def rest(k: Index) -> Stmt:
+        return emit.serial(count, lambda lane: single(k, lane), "lane")
 
-    return emit.seq(*(vector(number * lanes, count) for number, count in enumerate(valid)))
+    return emit.seq(
+        emit.serial(blocks, block, "block"),
+        emit.serial(length - blocks * lanes, rest, "k", blocks * lanes),
+        _blank(product, length, count, target, packed),
+    )
+
+
+def _blank(
+    product: _Product, length: Index, count: int, target: tuple[Index, Index], packed: Buffer
+) -> Stmt:
+    """Set the lanes of a packed vector from `count` on to 0."""
+    (task, base), zero = target, emit.constant(0, product.dtype)
+
+    def lane(k: Index, number: Index) -> Stmt:
+        return emit.store(packed, (task, k, base + count + number), zero)
+
+    return emit.serial(
+        length, lambda k: emit.vectorized(product.lanes - count, lambda n: lane(k, n)), "k"
+    )
 
 
 # --- a long sum over tasks -------------------------------------------------------------------
@@ -596,10 +600,12 @@ def _dot_tile(
                 indices = (*at, first + i, column + j)
                 return emit.store_all(product.epilogue(indices, totals[i * columns + j]))
 
+            def total(row: int, j: int) -> Stmt:
+                place = row * columns + j
+                return emit.store(totals, (place,), _lane_sum(sums, place * lanes, lanes))
+
             return emit.seq(
-                tile.each(lambda row, j: emit.store(
-                    totals, (row * columns + j,), _lane_sum(sums, (row * columns + j) * lanes, lanes)
-                )),
+                tile.each(total),
                 emit.serial(
                     product.terms - whole * lanes, lambda k: term(totals, k, 1), "k", whole * lanes
                 ),
