@@ -1,22 +1,35 @@
 """Arithmetic on one element, written once for every code generator.
 
 An elementwise op's `scalar(m, *elements, **attrs)` is straight-line arithmetic over a math
-namespace `m`: the native backend, the C export and the fusion of both emit code through their
-`m`, and `NumpyMath` below runs it on arrays, for tests. There are no branches: `m.select`
-chooses between two numbers that are both computed, so everything vectorizes.
+namespace `m`: each code generator emits instructions through an `m` of its own, and `NumpyMath`
+runs it on arrays, for tests. There are no branches: `m.select` chooses between numbers that are
+both computed, so that everything vectorizes.
+
+The exponential family is defined here in f32 by polynomials, since a vectorized program that
+calls the C library for one element at a time is several times slower. Their coefficients are
+weighted minimax fits (Lawson's algorithm) of the functions that the docstrings name. Errors
+are stated in ulp (units in the last place of the exact result) and held by
+`tests/ir/test_scalar.py`, with and without the fused multiply-add into which a compiler may
+contract `a * b + c`. f64 uses the C library.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from .types import DType, f32, f64
+from .types import DType, as_dtype, bf16, f16, f32, f64, i32
 
 Element = Any
-"""One number of a code generator's own kind. It has Python's operators: `+ - * /` (`/` on floats
-only), unary `-`, `< <= > >=` giving a truth value, and on integers `& | ^ << >>`."""
+"""One number of a code generator's own kind, f16 and bf16 carried as f32. It has Python's
+operators, a Python number may stand on their right: `+ - * /` (`/` of integers rounds toward
+zero and gives 0 for a divisor of 0), `%` with the sign of the divisor (of integers 0 for a
+divisor of 0), unary `-`, comparisons with a truth value for a result (`==` and the ordered ones
+false for NaN), `& | ^ ~` of integers and truth values, `<< >>` of integers by less than their
+width (`>>` repeats the sign of a signed one)."""
 
 
 class Math(Protocol):
@@ -25,13 +38,14 @@ class Math(Protocol):
     Attributes
     ----------
     dtype : DType
-        The dtype of the op's last operand: of what is compared, chosen, computed with or cast.
+        Of the op's last operand: of what is computed with, compared, chosen or cast; f32 for
+        f16 and bf16, which are rounded where the op ends.
     """
 
     dtype: DType
 
-    def const(self, value: float, dtype: DType | None = None) -> Element:
-        """A number, of `dtype` if given, else of `self.dtype`."""
+    def const(self, value: float) -> Element:
+        """A number of `dtype`."""
 
     def cast(self, x: Element, dtype: DType) -> Element:
         """Conversion; float to integer cuts the fraction off, anything to bool is `x != 0`."""
@@ -39,48 +53,38 @@ class Math(Protocol):
     def bitcast(self, x: Element, dtype: DType) -> Element:
         """The same bits as another dtype of the same size."""
 
-    def select(self, condition: Element, x: Element, y: Element) -> Element:
+    def select(self, condition: Element, x: Any, y: Any) -> Element:
         """`x` if `condition` else `y`; both are computed."""
 
-    def equal(self, x: Element, y: Element) -> Element:
-        """`x == y`; false for NaN."""
+    def maximum(self, x: Element, y: Any) -> Element:
+        """The larger, NaN if one is NaN."""
 
-    def not_equal(self, x: Element, y: Element) -> Element:
-        """`x != y`; true for NaN."""
+    def minimum(self, x: Element, y: Any) -> Element:
+        """The smaller, NaN if one is NaN."""
 
-    def logical_and(self, x: Element, y: Element) -> Element:
-        """Of truth values."""
+    def abs(self, x: Element) -> Element:
+        """The absolute value."""
 
-    def logical_or(self, x: Element, y: Element) -> Element:
-        """Of truth values."""
+    def sqrt(self, x: Element) -> Element:
+        """The square root, correctly rounded."""
 
-    def logical_not(self, x: Element) -> Element:
-        """Of a truth value."""
+    def floor(self, x: Element) -> Element:
+        """The largest integer not above."""
 
-    def bit_not(self, x: Element) -> Element:
-        """All bits of an integer flipped."""
-
-    def truncated_div(self, x: Element, y: Element) -> Element:
-        """Integer division toward zero, as in C; `y` is never 0 or -1."""
-
-    def truncated_mod(self, x: Element, y: Element) -> Element:
-        """Integer remainder with the sign of `x`, as in C; `y` is never 0 or -1."""
-
-    def abs(self, x: Element) -> Element: ...
-
-    def sqrt(self, x: Element) -> Element: ...
-
-    def floor(self, x: Element) -> Element: ...
-
-    def ceil(self, x: Element) -> Element: ...
+    def ceil(self, x: Element) -> Element:
+        """The smallest integer not below."""
 
     def round(self, x: Element) -> Element:
-        """To the nearest integer, halves to the even one."""
+        """The nearest integer, halves to the even one."""
 
-    def is_nan(self, x: Element) -> Element: ...
+    def sin(self, x: Element) -> Element:
+        """The C library's, as all that follow."""
 
-    def exp(self, x: Element) -> Element:
-        """The C library's, as all that follow: used for f64, and by what has no polynomial."""
+    def cos(self, x: Element) -> Element: ...
+
+    def pow(self, x: Element, y: Any) -> Element: ...
+
+    def exp(self, x: Element) -> Element: ...
 
     def expm1(self, x: Element) -> Element: ...
 
@@ -92,39 +96,374 @@ class Math(Protocol):
 
     def erf(self, x: Element) -> Element: ...
 
-    def sin(self, x: Element) -> Element: ...
 
-    def cos(self, x: Element) -> Element: ...
+# --- pieces ----------------------------------------------------------------------------------
 
-    def pow(self, x: Element, y: Element) -> Element: ...
+_LOG2_E = 1.4426950408889634
+_LN2_HIGH = 0.693145751953125  # 16 bits: a product with a whole number below 2**8 is exact
+_LN2_LOW = math.log(2) - _LN2_HIGH
+_ROUNDING = 12582912.0  # 1.5 * 2**23: what is added to it is rounded to a whole number
+_ROUNDING_BITS = 0x4B400000  # its bits; those of `_ROUNDING + n` are these plus n
+_SIGN_BIT = -0x80000000
 
-    def fmod(self, x: Element, y: Element) -> Element:
-        """Remainder of floats with the sign of `x`."""
+_EXP = (0.5, 0.1666666567325592, 0.04166635870933533, 0.008333389647305012,
+        0.0013940719654783607, 0.0001984588598133996)  # fmt: skip
+_LOG = (0.3333331346511841, -0.25000008940696716, 0.2000211924314499, -0.1666799634695053,
+        0.14219552278518677, -0.1240558922290802, 0.11888162046670914, -0.11675652116537094,
+        0.06746640801429749)  # fmt: skip
+_ERF_SMALL = (0.12837916612625122, -0.37612634897232056, 0.11283715069293976,
+              -0.02686050906777382, 0.005203858949244022, -0.0008175639668479562,
+              8.513104694429785e-05)  # fmt: skip
+_ERF_LARGE = (0.00016920383495744318, -1.1294883489608765, -0.6334008574485779,
+              -0.10822036862373352, 0.02508060447871685, -0.004156250040978193,
+              0.00043139251647517085, -2.0828520064242184e-05)  # fmt: skip
+
+
+def _polynomial(m: Math, x: Element, coefficients: Sequence[float]) -> Element:
+    """`c[0] + c[1] x + c[2] x**2 + ...` by Horner's rule."""
+    result = m.const(coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        result = result * x + c
+    return result
+
+
+def _power_of_two(m: Math, n: Element) -> Element:
+    """`2.0 ** n` for an i32 from -126 to 127."""
+    return m.bitcast((n + 127) << 23, f32)
+
+
+def _with_sign(m: Math, x: Element, sign: Element) -> Element:
+    """`x`, which is not negative, with the sign bit of `sign`."""
+    return m.bitcast(m.bitcast(x, i32) | (m.bitcast(sign, i32) & _SIGN_BIT), f32)
+
+
+def _reduced_exp(m: Math, x: Element) -> tuple[Element, Element]:
+    """A whole i32 n and p with `exp(x) = 2**n * (1 + p)` and `|p|` at most 0.42.
+
+    p is `r + r**2 P(r)` with `r = x - n log(2)`. NaN ends up in p.
+    """
+    shifted = x * _LOG2_E + _ROUNDING
+    n = m.bitcast(shifted, i32) - _ROUNDING_BITS
+    whole = shifted - _ROUNDING
+    r = x - whole * _LN2_HIGH - whole * _LN2_LOW
+    return n, r + r * r * _polynomial(m, r, _EXP)
+
+
+def _decompose(m: Math, x: Element) -> tuple[Element, Element]:
+    """k, a whole number as f32, and f with `x = 2**k (1 + f)`, `sqrt(1/2) <= 1 + f < sqrt(2)`.
+
+    For a normal positive x.
+    """
+    bits = m.bitcast(x, i32)
+    k = (bits - 0x3F3504F3) >> 23  # the bits of sqrt(1/2)
+    return m.cast(k, f32), m.bitcast(bits - (k << 23), f32) - 1.0
+
+
+def _log_of(m: Math, k: Element, f: Element, correction: Element) -> Element:
+    """`k log(2) + log(1 + f) + correction`, as `f - f**2 / 2 + f**3 Q(f)`."""
+    square = f * f
+    low = square * (f * _polynomial(m, f, _LOG)) - square * 0.5
+    return k * _LN2_HIGH + (f + (low + (k * _LN2_LOW + correction)))
+
+
+# --- the exponential family ------------------------------------------------------------------
 
 
 def exp(m: Math, x: Element) -> Element:
-    return m.exp(x)
+    """`e ** x`; in f32 within 1 ulp, results below the normal numbers included."""
+    if m.dtype == f64:
+        return m.exp(x)
+    n, p = _reduced_exp(m, m.minimum(m.maximum(x, -104.0), 89.0))
+    half = n >> 1  # in two steps, since 2**n alone may be out of range
+    return (p + 1.0) * _power_of_two(m, half) * _power_of_two(m, n - half)
 
 
 def expm1(m: Math, x: Element) -> Element:
-    return m.expm1(x)
+    """`e ** x - 1`; in f32 within 1.5 ulp."""
+    if m.dtype == f64:
+        return m.expm1(x)
+    n, p = _reduced_exp(m, m.minimum(m.maximum(x, -18.0), 89.0))
+    scale = _power_of_two(m, n - 1)  # half of it, since 2**128 is out of range
+    result = (p * scale + (scale - 0.5)) * 2.0
+    return m.select(m.abs(x) < 2.0**-25, x, result)
 
 
 def log(m: Math, x: Element) -> Element:
-    return m.log(x)
+    """The natural logarithm; in f32 within 1.5 ulp."""
+    if m.dtype == f64:
+        return m.log(x)
+    is_small = x < 2.0**-126
+    k, f = _decompose(m, m.select(is_small, x * 2.0**23, x))
+    result = _log_of(m, m.select(is_small, k - 23.0, k), f, m.const(0.0))
+    result = m.select(x < math.inf, result, x)  # infinity and NaN
+    return m.select(x > 0.0, result, m.select(x == 0.0, -math.inf, x * math.nan))
 
 
 def log1p(m: Math, x: Element) -> Element:
-    return m.log1p(x)
+    """`log(1 + x)`; in f32 within 1.5 ulp."""
+    if m.dtype == f64:
+        return m.log1p(x)
+    u = x + 1.0
+    part = u - 1.0
+    lost = (m.const(1.0) - (u - part)) + (x - part)
+    k, f = _decompose(m, u)
+    result = m.select(m.abs(x) < 2.0**-25, x, _log_of(m, k, f, lost / u))
+    result = m.select(x < math.inf, result, x)
+    return m.select(x > -1.0, result, m.select(x == -1.0, -math.inf, x * math.nan))
 
 
 def tanh(m: Math, x: Element) -> Element:
-    return m.tanh(x)
+    """The hyperbolic tangent; in f32 within 2.5 ulp."""
+    if m.dtype == f64:
+        return m.tanh(x)
+    e = expm1(m, m.minimum(m.abs(x), 10.0) * 2.0)
+    return _with_sign(m, e / (e + 2.0), x)
 
 
 def sigmoid(m: Math, x: Element) -> Element:
-    return m.const(1.0) / (m.const(1.0) + m.exp(-x))
+    """`1 / (1 + exp(-x))`; in f32 within 2 ulp, and 0 below -88.7."""
+    return m.const(1.0) / (exp(m, -x) + 1.0)
 
 
 def erf(m: Math, x: Element) -> Element:
-    return m.erf(x)
+    """The error function; in f32 within 1.5 ulp.
+
+    `x + x P(x**2)` up to 0.9, then `1 - exp(Q(|x|))`.
+    """
+    if m.dtype == f64:
+        return m.erf(x)
+    t = m.abs(x)
+    small = x + x * _polynomial(m, x * x, _ERF_SMALL)
+    large = m.const(1.0) - exp(m, _polynomial(m, m.minimum(t, 4.0), _ERF_LARGE))
+    return m.select(t < 0.9, small, _with_sign(m, large, x))
+
+
+# --- random bits -----------------------------------------------------------------------------
+
+
+def threefry2x32(
+    key0: Element, key1: Element, counter0: Element, counter1: Element
+) -> tuple[Element, Element]:
+    """Both words of Threefry2x32-20, over u32 elements; sums wrap around.
+
+    References
+    ----------
+    Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    keys = (key0, key1, key0 ^ key1 ^ 0x1BD11BDA)
+    x0, x1 = counter0 + key0, counter1 + key1
+    for group in range(5):
+        for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            x0 = x0 + x1
+            x1 = ((x1 << rotation) | (x1 >> (32 - rotation))) ^ x0
+        x0 = x0 + keys[(group + 1) % 3]
+        x1 = x1 + keys[(group + 2) % 3] + (group + 1)
+    return x0, x1
+
+
+# --- on NumPy --------------------------------------------------------------------------------
+
+
+class NumpyElement:
+    """Arrays that behave as an `Element`.
+
+    `factors` are what the array is the product of, if a sum with it may be contracted.
+    """
+
+    __slots__ = ("array", "factors", "m")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        m: NumpyMath,
+        array: np.ndarray,
+        factors: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        self.m, self.array, self.factors = m, array, factors
+
+    def _of(self, other: Any) -> np.ndarray:
+        if isinstance(other, NumpyElement):
+            return other.array
+        return np.asarray(other).astype(self.array.dtype)
+
+    def _make(self, array: np.ndarray) -> NumpyElement:
+        return NumpyElement(self.m, array)
+
+    def __add__(self, other: Any) -> NumpyElement:
+        if self.factors:
+            return self._make(_fused(*self.factors, self._of(other)))
+        if isinstance(other, NumpyElement) and other.factors:
+            return self._make(_fused(*other.factors, self.array))
+        return self._make(self.array + self._of(other))
+
+    def __sub__(self, other: Any) -> NumpyElement:
+        if self.factors:
+            return self._make(_fused(*self.factors, -self._of(other)))
+        if isinstance(other, NumpyElement) and other.factors:
+            return self._make(_fused(-other.factors[0], other.factors[1], self.array))
+        return self._make(self.array - self._of(other))
+
+    def __mul__(self, other: Any) -> NumpyElement:
+        x, y = self.array, self._of(other)
+        contract = self.m.contract and x.dtype == np.float32
+        return NumpyElement(self.m, x * y, (x, y) if contract else None)
+
+    def __truediv__(self, other: Any) -> NumpyElement:
+        x, y = self.array, self._of(other)
+        if x.dtype.kind == "f":
+            return self._make(x / y)
+        quotient = x // y  # rounded down
+        inexact = (y != 0) & (quotient * y != x) & ((x < 0) != (y < 0))
+        return self._make(quotient + inexact.astype(x.dtype))
+
+    def __mod__(self, other: Any) -> NumpyElement:
+        return self._make(np.remainder(self.array, self._of(other)))
+
+    def __neg__(self) -> NumpyElement:
+        return self._make(-self.array)
+
+    def __eq__(self, other: Any) -> NumpyElement:  # type: ignore[override]
+        return self._make(self.array == self._of(other))
+
+    def __ne__(self, other: Any) -> NumpyElement:  # type: ignore[override]
+        return self._make(self.array != self._of(other))
+
+    def __lt__(self, other: Any) -> NumpyElement:
+        return self._make(self.array < self._of(other))
+
+    def __le__(self, other: Any) -> NumpyElement:
+        return self._make(self.array <= self._of(other))
+
+    def __gt__(self, other: Any) -> NumpyElement:
+        return self._make(self.array > self._of(other))
+
+    def __ge__(self, other: Any) -> NumpyElement:
+        return self._make(self.array >= self._of(other))
+
+    def __and__(self, other: Any) -> NumpyElement:
+        return self._make(self.array & self._of(other))
+
+    def __or__(self, other: Any) -> NumpyElement:
+        return self._make(self.array | self._of(other))
+
+    def __xor__(self, other: Any) -> NumpyElement:
+        return self._make(self.array ^ self._of(other))
+
+    def __invert__(self) -> NumpyElement:
+        return self._make(~self.array)
+
+    def __lshift__(self, other: Any) -> NumpyElement:
+        return self._make(self.array << self._of(other))
+
+    def __rshift__(self, other: Any) -> NumpyElement:
+        return self._make(self.array >> self._of(other))
+
+
+def _fused(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """`x * y + z` of f32 rounded as if once: in f64 the product is exact."""
+    wide = x.astype(np.float64) * y.astype(np.float64) + z.astype(np.float64)
+    return wide.astype(np.float32)
+
+
+class NumpyMath:
+    """The namespace `m` over arrays; `contract` fuses `a * b + c`, as a compiler may."""
+
+    def __init__(self, dtype: DType, contract: bool = False) -> None:
+        self.dtype = f32 if dtype.is_float and dtype.bits == 16 else dtype
+        self.contract = contract
+
+    def element(self, x: np.ndarray) -> NumpyElement:
+        """An array as an element."""
+        is_half = as_dtype(x.dtype) in (f16, bf16)
+        return NumpyElement(self, x.astype(np.float32) if is_half else x)
+
+    def _call(self, function: Callable[..., np.ndarray], *xs: Any) -> NumpyElement:
+        return NumpyElement(self, function(*(x.array for x in xs)))
+
+    def _constant(self, x: Any) -> NumpyElement:
+        return x if isinstance(x, NumpyElement) else self.const(x)
+
+    def const(self, value: float) -> NumpyElement:
+        return NumpyElement(self, np.asarray([value]).astype(self.dtype.numpy))
+
+    def cast(self, x: NumpyElement, dtype: DType) -> NumpyElement:
+        return self.element(x.array != 0 if dtype.is_bool else x.array.astype(dtype.numpy))
+
+    def bitcast(self, x: NumpyElement, dtype: DType) -> NumpyElement:
+        return NumpyElement(self, x.array.view(dtype.numpy))
+
+    def select(self, condition: NumpyElement, x: Any, y: Any) -> NumpyElement:
+        return self._call(np.where, condition, self._constant(x), self._constant(y))
+
+    def maximum(self, x: NumpyElement, y: Any) -> NumpyElement:
+        return self._call(np.maximum, x, self._constant(y))
+
+    def minimum(self, x: NumpyElement, y: Any) -> NumpyElement:
+        return self._call(np.minimum, x, self._constant(y))
+
+    def abs(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.abs, x)
+
+    def sqrt(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.sqrt, x)
+
+    def floor(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.floor, x)
+
+    def ceil(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.ceil, x)
+
+    def round(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.rint, x)
+
+    def sin(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.sin, x)
+
+    def cos(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.cos, x)
+
+    def pow(self, x: NumpyElement, y: Any) -> NumpyElement:
+        return self._call(np.power, x, self._constant(y))
+
+    def exp(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.exp, x)
+
+    def expm1(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.expm1, x)
+
+    def log(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.log, x)
+
+    def log1p(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.log1p, x)
+
+    def tanh(self, x: NumpyElement) -> NumpyElement:
+        return self._call(np.tanh, x)
+
+    def erf(self, x: NumpyElement) -> NumpyElement:
+        error_function = np.frompyfunc(math.erf, 1, 1)
+        return self._call(lambda a: np.asarray(error_function(a)).astype(a.dtype), x)
+
+
+def on_arrays(
+    scalar: Callable[..., Element], *arrays: np.ndarray, contract: bool = False, **attrs: Any
+) -> np.ndarray:
+    """What a `scalar` function gives for each element of arrays of one shape.
+
+    Parameters
+    ----------
+    scalar : callable
+        `scalar(m, *elements, **attrs)`.
+    contract : bool
+        Whether `a * b + c` is rounded once.
+
+    Returns
+    -------
+    ndarray
+        f32 where the result is f16 or bf16: they are rounded where the op ends.
+    """
+    m = NumpyMath(as_dtype(arrays[-1].dtype), contract)
+    elements = [m.element(np.ascontiguousarray(x).reshape(-1)) for x in arrays]
+    with np.errstate(all="ignore"):
+        result = scalar(m, *elements, **attrs)
+    return np.asarray(result.array.reshape(arrays[-1].shape))

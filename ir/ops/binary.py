@@ -98,23 +98,8 @@ def _div_vjp(g: Value, x: Value, y: Value, *, out: Value) -> tuple[Value, Value]
     return share, -share * out
 
 
-def _safe_divisor(m: Math, y: Element) -> tuple[Element, Element, Element]:
-    """A divisor that no processor refuses, whether `y` is 0, and whether it is -1."""
-    by_zero = m.equal(y, m.const(0))
-    if m.dtype.kind == "uint":
-        return m.select(by_zero, m.const(1), y), by_zero, None
-    by_minus_one = m.equal(y, m.const(-1))
-    return m.select(m.logical_or(by_zero, by_minus_one), m.const(1), y), by_zero, by_minus_one
-
-
 def _div_scalar(m: Math, x: Element, y: Element) -> Element:
-    if m.dtype.is_float:
-        return x / y
-    divisor, by_zero, by_minus_one = _safe_divisor(m, y)
-    quotient = m.truncated_div(x, divisor)
-    if by_minus_one is not None:
-        quotient = m.select(by_minus_one, -x, quotient)
-    return m.select(by_zero, m.const(0), quotient)
+    return x / y
 
 
 div = define(Op(
@@ -133,16 +118,7 @@ def _remainder_vjp(g: Value, x: Value, y: Value, *, out: Value) -> tuple[Value, 
 
 
 def _remainder_scalar(m: Math, x: Element, y: Element) -> Element:
-    zero = m.const(0)
-    if m.dtype.is_float:
-        rest = m.fmod(x, y)
-    else:
-        divisor, by_zero, by_minus_one = _safe_divisor(m, y)
-        rest = m.select(by_zero, zero, m.truncated_mod(x, divisor))
-        if by_minus_one is None:
-            return rest
-    opposite = m.logical_and(m.not_equal(rest, zero), m.not_equal(rest < zero, y < zero))
-    return m.select(opposite, rest + y, rest)
+    return x % y
 
 
 remainder = define(Op(
@@ -188,10 +164,7 @@ def _extremum_vjp(g: Value, x: Value, y: Value, *, out: Value) -> tuple[Value, V
 
 
 def _maximum_scalar(m: Math, x: Element, y: Element) -> Element:
-    first = x > y
-    if m.dtype.is_float:
-        first = m.logical_or(first, m.is_nan(x))
-    return m.select(first, x, y)
+    return m.maximum(x, y)
 
 
 maximum = define(Op(
@@ -204,10 +177,7 @@ maximum = define(Op(
 
 
 def _minimum_scalar(m: Math, x: Element, y: Element) -> Element:
-    first = x < y
-    if m.dtype.is_float:
-        first = m.logical_or(first, m.is_nan(x))
-    return m.select(first, x, y)
+    return m.minimum(x, y)
 
 
 minimum = define(Op(
@@ -223,7 +193,7 @@ minimum = define(Op(
 
 
 def _logical_and_scalar(m: Math, x: Element, y: Element) -> Element:
-    return m.logical_and(x, y)
+    return x & y
 
 
 logical_and = define(Op(
@@ -236,7 +206,7 @@ logical_and = define(Op(
 
 
 def _logical_or_scalar(m: Math, x: Element, y: Element) -> Element:
-    return m.logical_or(x, y)
+    return x | y
 
 
 logical_or = define(Op(
@@ -322,7 +292,7 @@ def _require_any(op: str, **operands: TensorType) -> None:
 
 
 def _equal_scalar(m: Math, x: Element, y: Element) -> Element:
-    return m.equal(x, y)
+    return x == y
 
 
 equal = define(Op(
@@ -335,7 +305,7 @@ equal = define(Op(
 
 
 def _not_equal_scalar(m: Math, x: Element, y: Element) -> Element:
-    return m.not_equal(x, y)
+    return x != y
 
 
 not_equal = define(Op(

@@ -71,9 +71,8 @@ def _no_vjp(g: Value, x: Value, *, out: Value) -> tuple[None]:
 
 
 def _sign_scalar(m: Math, x: Element) -> Element:
-    zero = m.const(0)
-    negative = x if m.dtype.kind == "uint" else m.select(x < zero, m.const(-1), x)
-    return m.select(x > zero, m.const(1), negative)
+    negative = x if m.dtype.kind == "uint" else m.select(x < 0, -1, x)
+    return m.select(x > 0, 1, negative)
 
 
 sign = define(Op(
@@ -133,8 +132,7 @@ def _relu_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
 
 
 def _relu_scalar(m: Math, x: Element) -> Element:
-    zero = m.const(0)
-    return m.select(x < zero, zero, x)  # one instruction, and NaN stays NaN
+    return m.maximum(x, 0)
 
 
 relu = define(Op(
@@ -354,7 +352,7 @@ def _is_finite_type(x: TensorType) -> TensorType:
 
 
 def _is_finite_scalar(m: Math, x: Element) -> Element:
-    return m.abs(x) < m.const(math.inf)
+    return m.abs(x) < math.inf
 
 
 is_finite = define(Op(
@@ -367,7 +365,7 @@ is_finite = define(Op(
 
 
 def _logical_not_scalar(m: Math, x: Element) -> Element:
-    return m.logical_not(x)
+    return ~x
 
 
 logical_not = define(Op(
@@ -380,7 +378,7 @@ logical_not = define(Op(
 
 
 def _bit_not_scalar(m: Math, x: Element) -> Element:
-    return m.bit_not(x)
+    return ~x
 
 
 bit_not = define(Op(
