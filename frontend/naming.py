@@ -49,4 +49,4 @@ def name_scope(name: str) -> Iterator[None]:
 
 def current_path() -> str:
     """The open scopes joined with `/`."""
-    return "/".join(_scopes.get())
+    return "/".join(filter(None, _scopes.get()))

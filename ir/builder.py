@@ -64,11 +64,16 @@ class Builder:
         self, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any]
     ) -> tuple[Value, ...]:
         """Make a node and return its outputs; a refusal says at which layer and line."""
-        source = self._source or Source("/".join(self._layers), _user_line())
+        source = self.here()
         try:
             return Node(op, operands, attrs, source).outputs
         except HornfelsError as error:
-            raise error.at(source.where)
+            error.at(source.where)
+            raise
+
+    def here(self) -> Source:
+        """What a node made now remembers: the open scopes and the user's line."""
+        return self._source or Source("/".join(self._layers), _user_line())
 
     @contextmanager
     def scope(self, layer: str) -> Iterator[None]:
