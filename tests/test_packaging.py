@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_PACKAGED = {"tests", "benchmarks", "examples", "docs", "build", "dist"}
+NOT_PACKAGED = {"tests", "examples", "docs", "build", "dist"}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""The models that `hornfels bench` measures, and the engines that run them side by side."""

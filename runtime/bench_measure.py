@@ -1,0 +1,301 @@
+"""Seconds a step of every backend and of every installed peer, measured in one run.
+
+Each engine lives in a process of its own, is warmed up, and is then asked for one round of steps
+after the other engines had theirs: rounds are interleaved, and only one engine computes at a time.
+So a slow moment of the machine meets all of them, and the ratios of the medians can be compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import numpy as np
+from rich.console import Console
+
+from ..benchmarks.engines import ENGINES, EngineKind, cores
+from ..benchmarks.models import BENCH_MODELS, BenchModel
+
+LOAD_TIMEOUT_SECONDS = 900
+ROUND_TIMEOUT_SECONDS = 300
+# Thread pools of an engine go on spinning for a while after its last step.
+SETTLE_SECONDS = 0.25
+MATMUL_SIZE = 2048
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure.
+
+    Parameters
+    ----------
+    models
+        Names of benchmark models.
+    engines
+        Names of engines, in the order of the table.
+    batch_size
+        Samples a step.
+    rounds
+        Timed rounds of each engine; the median counts.
+    round_seconds
+        Aimed length of a round; it decides the steps of a round.
+    """
+
+    models: tuple[str, ...] = ("mlp", "cnn", "resnet", "lstm", "transformer")
+    engines: tuple[str, ...] = tuple(ENGINES)
+    batch_size: int = 128
+    rounds: int = 7
+    round_seconds: float = 0.5
+
+
+@dataclass
+class Measurement:
+    """Seconds a step of one engine on one model; `error` says why there are none."""
+
+    engine: str
+    model: str
+    train: list[float] = field(default_factory=list)
+    predict: list[float] = field(default_factory=list)
+    first: float = math.nan
+    notes: list[str] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass
+class Report:
+    """All measurements of a run and where they were taken."""
+
+    options: Options
+    measurements: list[Measurement] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    not_installed: dict[str, list[str]] = field(default_factory=dict)
+    matmul_flops: list[float] = field(default_factory=list)
+    load_average: float = math.nan
+
+    @property
+    def limit(self) -> float:
+        """Floating-point operations a second of large f32 matrix products: the best round."""
+        return max(self.matmul_flops, default=math.nan)
+
+    def of(self, model: str) -> list[Measurement]:
+        """The measurements of one model, in the order of the engines."""
+        return [m for m in self.measurements if m.model == model]
+
+
+class WorkerError(RuntimeError):
+    """A worker's process ended, or answered with an error, or not in time."""
+
+
+def worker_command(kind: EngineKind) -> list[str]:
+    """The command line of the process of an engine."""
+    return [sys.executable, "-m", "hornfels.benchmarks.worker", kind.name]
+
+
+class Worker:
+    """The process of one engine."""
+
+    def __init__(self, kind: EngineKind) -> None:
+        self.kind = kind
+        self._start()
+
+    def _start(self) -> None:
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop
+        self._process = subprocess.Popen(
+            worker_command(self.kind),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=_worker_environment(),
+        )
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def restart_if_ended(self) -> None:
+        """Start a new process where the last model brought the old one down."""
+        if self._process.poll() is not None:
+            self.stop()
+            self._start()
+
+    def ask(self, timeout: float, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer.
+
+        Raises
+        ------
+        WorkerError
+            The answer is an error, does not come within `timeout` seconds, or the process ended.
+        """
+        try:
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+            line = self._answers.get(timeout=timeout)
+        except queue.Empty:
+            self.stop()
+            raise WorkerError(f"no answer within {timeout:.0f} s; stopped") from None
+        except OSError:
+            line = ""
+        if not line:
+            raise WorkerError(
+                f"its process ended with status {self._process.wait()}: {self._end()}"
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def stop(self) -> None:
+        """End the process, at once if it does not end by itself."""
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        self._log.close()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def _end(self) -> str:
+        """The last line that the process wrote to its error output."""
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it wrote nothing"
+
+
+def _worker_environment() -> dict[str, str]:
+    """Ours, with the libraries' chatter off and no limit on threads that the user did not set."""
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **quiet}
+
+
+def measure(options: Options, console: Console | None = None) -> Report:
+    """Run the benchmark.
+
+    Parameters
+    ----------
+    options
+        What to measure. Engines whose packages are not installed are left out and reported.
+    console
+        Where to say what is being done; None says nothing.
+
+    Returns
+    -------
+    Report
+    """
+    say = console.print if console else lambda *_: None
+    report = Report(options)
+    if hasattr(os, "getloadavg"):
+        report.load_average = os.getloadavg()[0]
+        if report.load_average > cores() / 2:
+            say(f"[yellow]The machine is busy: load {report.load_average:.1f} on {cores()} cores.")
+    kinds = []
+    for name in options.engines:
+        missing = ENGINES[name].missing_modules()
+        if missing:
+            report.not_installed[name] = missing
+        else:
+            kinds.append(ENGINES[name])
+    with contextlib.ExitStack() as stack:
+        workers = {kind.name: _started(kind, stack) for kind in kinds}
+        for name in options.models:
+            say(f"[bold]{name}")
+            _measure_model(BENCH_MODELS[name], workers, report, say)
+    return report
+
+
+def _started(kind: EngineKind, stack: contextlib.ExitStack) -> Worker:
+    worker = Worker(kind)
+    stack.callback(worker.stop)
+    return worker
+
+
+def _measure_model(
+    model: BenchModel, workers: dict[str, Worker], report: Report, say: Callable[..., None]
+) -> None:
+    options = report.options
+    rows = {name: Measurement(name, model.name) for name in workers}
+    report.measurements += rows.values()
+    batches = _batches_for(model, options.batch_size)
+    steps: dict[tuple[str, str], int] = {}
+    for name, worker in workers.items():
+        row = rows[name]
+        worker.restart_if_ended()
+        try:
+            answer = worker.ask(
+                LOAD_TIMEOUT_SECONDS,
+                do="load",
+                model=model.name,
+                batch_size=options.batch_size,
+                batches=batches,
+            )
+            row.first, row.notes = answer["first"], answer["notes"]
+            report.versions |= answer["versions"]
+            for kind in ("train", "predict"):
+                steps[name, kind] = _steps_of_a_round(worker, kind, options.round_seconds, batches)
+        except WorkerError as error:
+            row.error = str(error)
+        say(f"  {name}: {row.error or f'first step after {row.first:.2f} s'}")
+    for number in range(options.rounds):
+        report.matmul_flops.append(_matmul_flops())
+        names = [name for name in workers if not rows[name].error]
+        first = number % max(len(names), 1)  # another engine each time
+        for name in names[first:] + names[:first]:
+            _one_round(workers[name], rows[name], steps)
+
+
+def _one_round(worker: Worker, row: Measurement, steps: dict[tuple[str, str], int]) -> None:
+    for kind, seconds in (("train", row.train), ("predict", row.predict)):
+        count = steps[row.engine, kind]
+        time.sleep(SETTLE_SECONDS)
+        try:
+            answer = worker.ask(ROUND_TIMEOUT_SECONDS, do=kind, steps=count)
+        except WorkerError as error:
+            row.error = str(error)
+            return
+        if not math.isfinite(answer.get("loss", 0.0)):
+            row.error = f"the loss is {answer['loss']}"
+            return
+        seconds.append(answer["seconds"] / count)
+
+
+def _batches_for(model: BenchModel, batch_size: int) -> int:
+    """Different batches to keep: up to 64 MB of samples, and not more than 64."""
+    bytes_of_a_batch = 4 * batch_size * math.prod(model.input_shape)
+    return int(np.clip(64e6 // bytes_of_a_batch, 1, 64))
+
+
+def _steps_of_a_round(worker: Worker, kind: str, seconds: float, batches: int) -> int:
+    """Steps that fill about `seconds`; this is the warm-up too."""
+    worker.ask(ROUND_TIMEOUT_SECONDS, do=kind, steps=1)
+    one = worker.ask(ROUND_TIMEOUT_SECONDS, do=kind, steps=1)["seconds"]
+    count = int(np.clip(seconds / max(one, 1e-9), 1, batches))
+    if count > 1:
+        some = worker.ask(ROUND_TIMEOUT_SECONDS, do=kind, steps=count)["seconds"]
+        count = int(np.clip(seconds * count / some, 1, batches))
+    return count
+
+
+def _matmul_flops() -> float:
+    """Operations a second of one large f32 matrix product through NumPy's BLAS."""
+    a = np.ones((MATMUL_SIZE, MATMUL_SIZE), np.float32)
+    a @ a
+    start = time.perf_counter()
+    a @ a
+    return 2 * MATMUL_SIZE**3 / (time.perf_counter() - start)

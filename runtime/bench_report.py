@@ -1,0 +1,143 @@
+"""The tables of `hornfels bench`, for the terminal and as Markdown."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import statistics
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ..benchmarks.engines import cores
+from ..benchmarks.models import BENCH_MODELS
+from .bench_measure import MATMUL_SIZE, Measurement, Report
+
+COLUMNS = (
+    "engine",
+    "train ms",
+    "limit",
+    "to tvm",
+    "predict ms",
+    "limit",
+    "to tvm",
+    "first s",
+)
+
+
+def rows_of(report: Report, model: str) -> list[tuple[str, ...]]:
+    """The table of one model: one row for each engine that was measured."""
+    measured = [m for m in report.of(model) if not m.error]
+    base = next((m for m in measured if m.engine == "tvm"), Measurement("tvm", model))
+    bench = BENCH_MODELS[model]
+    return [
+        (
+            m.engine,
+            *_cells(m.train, base.train, bench.train_flops, report),
+            *_cells(m.predict, base.predict, bench.forward_flops, report),
+            f"{m.first:.2f}",
+        )
+        for m in measured
+    ]
+
+
+def failures_of(report: Report, model: str) -> list[str]:
+    """One line for each engine that gave no numbers on one model: which, and why."""
+    return [f"{m.engine}: {m.error}" for m in report.of(model) if m.error]
+
+
+def _cells(
+    seconds: Sequence[float], base: Sequence[float], flops: int, report: Report
+) -> tuple[str, str, str]:
+    """Median with half the distance of the quartiles, share of the limit, ratio to TVM's median."""
+    median = statistics.median(seconds)
+    low, high = np.percentile(seconds, [25, 75])
+    rate = flops * report.options.batch_size / median
+    ratio = f"{median / statistics.median(base):.2f}x" if base else "-"
+    time = f"{median * 1e3:.2f} ±{(high - low) / 2 / median:.0%}"
+    return time, f"{rate / report.limit:.0%}", ratio
+
+
+def machine() -> str:
+    """The processor, its cores, the system and Python's version, in one line."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), name)
+    return (
+        f"{name} ({platform.machine()}), {cores()} cores, {platform.system()}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def facts_of(report: Report) -> list[str]:
+    """Where, when and with what the numbers were taken, one fact a line."""
+    options = report.options
+    facts = [
+        f"Machine: {machine()}; load {report.load_average:.1f} at the start.",
+        f"Date: {datetime.now(UTC):%Y-%m-%d}.",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(report.versions.items())) + ".",
+        f"Arithmetic limit: {report.limit / 1e9:.0f} GFLOP/s, the best f32 product of two "
+        f"{MATMUL_SIZE}x{MATMUL_SIZE} matrices through NumPy's BLAS in the same run.",
+        f"Batch {options.batch_size}, f32, Adam, categorical cross-entropy.",
+        f"{options.rounds} interleaved rounds after a warm-up: medians, and half the distance of "
+        "the quartiles.",
+        "limit: share of the arithmetic limit; to tvm: time divided by that of tvm.",
+    ]
+    for name in options.models:
+        bench = BENCH_MODELS[name]
+        work = options.batch_size / 1e9
+        facts.append(
+            f"{name}: {bench.train_flops * work:.3f} GFLOP a training step, "
+            f"{bench.forward_flops * work:.3f} a prediction step (products and convolutions)."
+        )
+    for name, modules in report.not_installed.items():
+        facts.append(f"{name}: left out, {' and '.join(modules)} not installed.")
+    for m in report.measurements:
+        facts += [f"{m.engine} on {m.model}: {note}." for note in m.notes]
+    return facts
+
+
+# Eight columns in 80 characters.
+_NARROW: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": 0, "show_edge": False}
+
+
+def show(report: Report, console: Console) -> None:
+    """Print one table a model, then the facts."""
+    for model in report.options.models:
+        table = Table(title=model, title_justify="left", title_style="bold", **_NARROW)
+        for i, name in enumerate(COLUMNS):
+            table.add_column(name, justify="right" if i else "left", no_wrap=True)
+        for row in rows_of(report, model):
+            table.add_row(*row)
+        console.print(table)
+        _print_list(failures_of(report, model), console)
+    _print_list(facts_of(report), console)
+
+
+def _print_list(lines: Iterable[str], console: Console) -> None:
+    for line in lines:
+        console.print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def markdown(report: Report) -> str:
+    """The same as `show` prints, as a Markdown document."""
+    lines = ["# Benchmark results", "", "Written by `hornfels bench --markdown`.", ""]
+    lines += [f"- {fact}" for fact in facts_of(report)]
+    for model in report.options.models:
+        lines += ["", f"## {model}", "", _markdown_row(COLUMNS)]
+        lines.append(_markdown_row("---" if i == 0 else "---:" for i in range(len(COLUMNS))))
+        lines += [_markdown_row(row) for row in rows_of(report, model)]
+        failures = failures_of(report, model)
+        lines += [""] * bool(failures) + [f"- {failure}" for failure in failures]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
