@@ -43,7 +43,7 @@ FENCED = {
     "tvm": ("codegen/tvm/*", "runtime/tvm*.py"),
     "tvm_ffi": ("codegen/tvm/*", "runtime/tvm*.py"),
     "onnx": ("codegen/onnx/*", "runtime/onnx*.py"),
-    "onnxruntime": ("codegen/onnx/*", "runtime/onnx*.py"),
+    "onnxruntime": ("codegen/onnx/*", "runtime/onnx*.py", "demo.py"),
 }
 ALLOWED_IN_IR = {"numpy", "ml_dtypes", "networkx"}
 OURS_BY_NAME = {"hornfels", *ROOMS}
