@@ -1,0 +1,437 @@
+"""Rewriting by rules: patterns as data, an engine that checks them, and reasons for refusals.
+
+A rule names what it looks for, when that may be replaced, and by what::
+
+    Rule("mul-one",
+         pattern=lambda p, x, c: p.mul(x, p.const(c)),
+         where=lambda c: c == 1 or f"the constant is {c}, not 1",
+         replace=lambda x: x)
+
+The parameters of `pattern` after `p` are its variables: a name stands for any value, the same
+name twice for the same value, and in `name=variable` for an attribute. `where` and `replace` ask
+for the variables that they need, and may ask for `out`, the value that is replaced, to read its
+type and attributes.
+
+The graph does not change while rules look at it; they see the graph from before the sweep, and
+build on what its values have become.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .errors import ArgumentError, VerifyError
+from .graph import Graph, Node, Value
+from .op import REGISTRY
+from .settings import current_settings
+
+COMMUTATIVE = frozenset({
+    "add", "mul", "maximum", "minimum", "logical_and", "logical_or", "bit_and", "bit_or",
+    "bit_xor", "equal", "not_equal",
+})  # fmt: skip
+"""Ops whose two operands a pattern may meet in either order."""
+
+SWEEPS = 24
+"""More sweeps over a graph than rules that make progress ever need."""
+
+Bindings = dict[str, Any]
+
+# --- patterns --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Stands for any value or attribute, the same one wherever it appears."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class OpPattern:
+    """A node of one of `ops`, with patterns for its operands and attributes."""
+
+    ops: tuple[str, ...]
+    operands: tuple[Any, ...]
+    attrs: tuple[tuple[str, Any], ...]
+
+    def __str__(self) -> str:
+        return "|".join(self.ops)
+
+
+@dataclass(frozen=True)
+class ConstPattern:
+    """One number: a constant whose elements are all equal, however it is broadcast or shaped."""
+
+    value: Any
+
+    def __str__(self) -> str:
+        return "a constant number"
+
+
+@dataclass(frozen=True)
+class ArrayPattern:
+    """A `constant` node; binds its array."""
+
+    value: Any
+
+    def __str__(self) -> str:
+        return "a constant array"
+
+
+class PatternBuilder:
+    """`p` of a pattern: `p.<op>(operands, attribute=...)` and what stands below."""
+
+    def __getattr__(self, op: str) -> Callable[..., OpPattern]:
+        def build(*operands: Any, **attrs: Any) -> OpPattern:
+            return self.any((op,), *operands, **attrs)
+
+        return build
+
+    def any(self, ops: Sequence[str], *operands: Any, **attrs: Any) -> OpPattern:
+        """A node of any of these ops; ask for `out` to see which it was."""
+        for op in ops:
+            if op not in REGISTRY:
+                raise ArgumentError(f"pattern: no op is named {op!r}")
+        return OpPattern(tuple(ops), operands, tuple(attrs.items()))
+
+    def const(self, value: Any) -> ConstPattern:
+        """One repeated number, bound to a variable or equal to a given number."""
+        return ConstPattern(value)
+
+    def array(self, value: Any) -> ArrayPattern:
+        """A constant of any shape."""
+        return ArrayPattern(value)
+
+
+def number_of(value: Value) -> Any:
+    """The one number that the value repeats, as a NumPy scalar; None if it is not such a value."""
+    node = value.node
+    while node is not None and node.op.name in ("broadcast", "reshape"):
+        node = node.inputs[0].node
+    if node is None or node.op.name != "constant":
+        return None
+    array = np.asarray(node.attrs["value"])
+    if array.size == 0 or (array.size > 1 and not _uniform(array)):
+        return None
+    return array.reshape(-1)[0]
+
+
+def _uniform(array: np.ndarray) -> bool:
+    """Whether all elements have the same bits (so 0.0 and -0.0 differ)."""
+    first = array.reshape(-1)[0]
+    return bool(array.tobytes() == first.tobytes() * array.size)
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Why a pattern does not fit; `depth` says how far it fitted."""
+
+    reason: str
+    depth: int
+
+
+@dataclass(frozen=True)
+class Match:
+    """What the variables stand for, and the nodes that the pattern covers, the root first."""
+
+    bindings: Bindings
+    nodes: tuple[Node, ...]
+
+
+def match(pattern: OpPattern, node: Node) -> Match | Mismatch:
+    """Fit a pattern to a node and what it is computed from."""
+    state = _Matching()
+    for bindings, nodes in state.node(pattern, node, {}, 0):
+        return Match(bindings, tuple(nodes))
+    return state.best
+
+
+class _Matching:
+    """Backtracking over the orders of commutative operands."""
+
+    def __init__(self) -> None:
+        self.best = Mismatch("nothing was tried", -1)
+
+    def fail(self, reason: str, depth: int) -> None:
+        if depth > self.best.depth:
+            self.best = Mismatch(reason, depth)
+
+    def node(
+        self, pattern: OpPattern, node: Node, bound: Bindings, depth: int
+    ) -> Iterator[tuple[Bindings, list[Node]]]:
+        if node.op.name not in pattern.ops:
+            self.fail(f"found {node.op.name} where {pattern} was looked for", depth)
+            return
+        for name, expected in pattern.attrs:
+            if name not in node.attrs:
+                self.fail(f"{node.op.name} states no {name}", depth)
+                return
+            found = self.bind(expected, node.attrs[name], bound, f"{node.op.name}.{name}", depth)
+            if found is None:
+                return
+            bound = found
+        orders = [node.inputs]
+        if node.op.name in COMMUTATIVE and node.inputs[0] is not node.inputs[1]:
+            orders.append(node.inputs[::-1])
+        for operands in orders:
+            if len(operands) != len(pattern.operands):
+                self.fail(f"{node.op.name} has {len(operands)} operands", depth)
+                continue
+            for result, inner in self.operands(pattern.operands, operands, bound, depth + 1):
+                yield result, [node, *inner]
+
+    def operands(
+        self, patterns: Sequence[Any], values: Sequence[Value], bound: Bindings, depth: int
+    ) -> Iterator[tuple[Bindings, list[Node]]]:
+        if not patterns:
+            yield bound, []
+            return
+        for found, nodes in self.value(patterns[0], values[0], bound, depth):
+            for result, more in self.operands(patterns[1:], values[1:], found, depth):
+                yield result, [*nodes, *more]
+
+    def value(
+        self, pattern: Any, value: Value, bound: Bindings, depth: int
+    ) -> Iterator[tuple[Bindings, list[Node]]]:
+        if isinstance(pattern, OpPattern):
+            if value.node is None or len(value.node.outputs) != 1:
+                self.fail(f"found {value!r} where {pattern} was looked for", depth)
+            else:
+                yield from self.node(pattern, value.node, bound, depth)
+            return
+        content: Any = value
+        if isinstance(pattern, ConstPattern | ArrayPattern):
+            content = number_of(value) if isinstance(pattern, ConstPattern) else value.constant
+            if content is None:
+                self.fail(f"found {value!r} where {pattern} was looked for", depth)
+                return
+            pattern = pattern.value
+        found = self.bind(pattern, content, bound, repr(value), depth)
+        if found is not None:
+            yield found, []
+
+    def bind(
+        self, pattern: Any, content: Any, bound: Bindings, what: str, depth: int
+    ) -> Bindings | None:
+        if isinstance(pattern, Variable):
+            if pattern.name not in bound:
+                return {**bound, pattern.name: content}
+            pattern = bound[pattern.name]
+        if _same(pattern, content):
+            return bound
+        self.fail(f"{what} is {content}, not {pattern}", depth)
+        return None
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Value) or isinstance(b, Value):
+        return a is b
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return bool(a == b)
+
+
+# --- rules -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rewrite.
+
+    Attributes
+    ----------
+    name : str
+    pattern : callable
+        `pattern(p, *variables)` -> the pattern of the root; called once.
+    replace : callable
+        `replace(**variables)` -> a Value, or a tuple for several outputs; emits IR.
+    where : callable, optional
+        `where(**variables)` -> True, or the reason in words why this match is refused.
+    keeps_inner : bool
+        The rule is a gain even if inner values of the pattern are used elsewhere too. By default
+        such a match is refused, since the inner nodes would stay.
+    """
+
+    name: str
+    pattern: Callable[..., OpPattern]
+    replace: Callable[..., Value]
+    where: Callable[..., bool | str] | None = None
+    keeps_inner: bool = False
+
+    @cached_property
+    def root(self) -> OpPattern:
+        """The pattern, built."""
+        names = list(inspect.signature(self.pattern).parameters)[1:]
+        return self.pattern(PatternBuilder(), *map(Variable, names))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _call(function: Callable[..., Any], bindings: Bindings) -> Any:
+    names = inspect.signature(function).parameters
+    return function(**{name: bindings[name] for name in names})
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A match that was not taken."""
+
+    rule: str
+    node: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """What a run of the engine did."""
+
+    fired: Counter[str] = field(default_factory=Counter)
+    refusals: dict[Refusal, None] = field(default_factory=dict)
+    sweeps: int = 0
+
+    def why_not(self, rule: str) -> list[str]:
+        """The reasons why matches of a rule were refused."""
+        return [f"at {r.node}: {r.reason}" for r in self.refusals if r.rule == rule]
+
+    def __str__(self) -> str:
+        lines = [f"{count:5} x {name}" for name, count in self.fired.most_common()]
+        lines += [f"refused {r.rule} at {r.node}: {r.reason}" for r in self.refusals]
+        return "\n".join([f"{sum(self.fired.values())} rewrites in {self.sweeps} sweeps", *lines])
+
+
+class Rewriter:
+    """Applies rules until none fires.
+
+    Parameters
+    ----------
+    rules : sequence of Rule
+        Tried in order at every node; the first that fits is applied.
+    limit : int, optional
+        Rewrites to fire at most; the setting `rewrite_limit` by default.
+    """
+
+    def __init__(self, rules: Sequence[Rule], limit: int | None = None) -> None:
+        names = [rule.name for rule in rules]
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        if repeated:
+            raise ArgumentError(f"rewrite: two rules are named {', '.join(repeated)}")
+        self.by_op: dict[str, list[Rule]] = {}
+        for rule in rules:
+            for op in rule.root.ops:
+                self.by_op.setdefault(op, []).append(rule)
+        self.limit = limit if limit is not None else current_settings().rewrite_limit
+
+    def run(self, graph: Graph) -> tuple[Graph, Report]:
+        """The rewritten graph, and what was done."""
+        report = Report()
+        for _ in range(SWEEPS):
+            before = sum(report.fired.values())
+            graph = self._sweep(graph, report)
+            report.sweeps += 1
+            if sum(report.fired.values()) == before:
+                return graph, report
+        raise VerifyError(
+            f"graph {graph.name}: rules keep undoing each other after {SWEEPS} sweeps: "
+            f"{dict(report.fired)}"
+        )
+
+    def _sweep(self, graph: Graph, report: Report) -> Graph:
+        results = set(graph.results)
+        replaced: dict[Value, Value] = {}
+
+        def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
+            outputs = self._first_fit(graph, node, results, replaced, report)
+            if outputs is None and any(
+                v is not w for v, w in zip(inputs, node.inputs, strict=True)
+            ):
+                outputs = Node(node.op, inputs, node.attrs, node.source).outputs
+            if outputs is not None:
+                replaced.update(zip(node.outputs, outputs, strict=True))
+            return outputs
+
+        return graph.rebuild(visit)
+
+    def _first_fit(
+        self, graph: Graph, node: Node, results: set[Value],
+        replaced: Mapping[Value, Value], report: Report,
+    ) -> tuple[Value, ...] | None:  # fmt: skip
+        for rule in self.by_op.get(node.op.name, ()):
+            if self.limit is not None and sum(report.fired.values()) >= self.limit:
+                return None
+            found = match(rule.root, node)
+            if isinstance(found, Mismatch):
+                continue
+            reason = _refusal(rule, found, graph, results)
+            if reason:
+                report.refusals[Refusal(rule.name, _label(node), reason)] = None
+                continue
+            outputs = _replace(rule, found, node, replaced)
+            report.fired[rule.name] += 1
+            return outputs
+        return None
+
+
+def _refusal(rule: Rule, found: Match, graph: Graph, results: set[Value]) -> str:
+    """Why the match may not be taken; empty if it may."""
+    if not rule.keeps_inner:
+        inside = set(found.nodes)
+        for inner in found.nodes[1:]:
+            for value in inner.outputs:
+                if value in results or any(u not in inside for u in graph.users.get(value, ())):
+                    return f"the inner value of {inner.op.name} is used elsewhere"
+    if rule.where is None:
+        return ""
+    verdict = _call(rule.where, {**found.bindings, "out": found.nodes[0].outputs[0]})
+    return "" if verdict is True or verdict is np.True_ else str(verdict)
+
+
+def _replace(
+    rule: Rule, found: Match, node: Node, replaced: Mapping[Value, Value]
+) -> tuple[Value, ...]:
+    out = node.outputs[0]
+    bindings = {
+        name: replaced.get(content, content) if isinstance(content, Value) else content
+        for name, content in found.bindings.items()
+    }
+    result = _call(rule.replace, {**bindings, "out": out})
+    outputs = result if isinstance(result, tuple) else (result,)
+    types = tuple(v.type for v in node.outputs)
+    if tuple(v.type for v in outputs) != types:
+        raise VerifyError(f"rule {rule.name}: must keep the type {types[0]} of {node.op.name}, "
+                          f"gives {outputs[0].type}", where=node.source.where)  # fmt: skip
+    return outputs
+
+
+def _label(node: Node) -> str:
+    return f"{node.op.name}: {node.outputs[0].type}" + (
+        f" ({node.source})" if str(node.source) else ""
+    )
+
+
+def explain(rule: Rule, graph: Graph) -> str:
+    """Why a rule fires or does not fire on a graph, one line for each node that it looks at.
+
+    >>> print(explain(rule, graph))
+    mul-one at mul: f32[3] (train.py:4): found <Value y: f32[3]> where a constant number was ...
+    """
+    results = set(graph.results)
+    lines = []
+    for node in graph.nodes:
+        if node.op.name in rule.root.ops:
+            found = match(rule.root, node)
+            if isinstance(found, Mismatch):
+                verdict = found.reason
+            else:
+                verdict = _refusal(rule, found, graph, results) or "fires"
+            lines.append(f"{rule.name} at {_label(node)}: {verdict}")
+    if not lines:
+        return f"{rule.name}: the graph has no {rule.root}"
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""All settings, in one place: how they are named, where they come from, what they may be.
+
+A setting comes from `with settings(...)`, else from the environment, else its default:
+
+======================  ========================  ==============================================
+environment             `settings(...)`           meaning
+======================  ========================  ==============================================
+HORNFELS_DEBUG          debug="passes,memory"     topics to report on stderr, see `TOPICS`
+HORNFELS_DUMP           dump="folder"             write the graph after each pass into a folder
+HORNFELS_STOP_AFTER     stop_after="cse"          end the pipeline after the pass of that name
+HORNFELS_REWRITE_LIMIT  rewrite_limit=12          fire so many rewrites in all, then no more
+======================  ========================  ==============================================
+
+The last two find the pass and the rewrite that break a graph, by bisection.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
+
+from .errors import ArgumentError
+
+TOPICS = {
+    "passes": "nodes before and after each pass, and its time",
+    "rules": "how often each rewrite rule fired, and why it was refused",
+    "kernels": "the kernels of a plan",
+    "memory": "the memory plan: slots, arena, copies",
+}
+
+_PREFIX = "HORNFELS_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of all settings; see the module's text."""
+
+    debug: frozenset[str] = frozenset()
+    dump: str = ""
+    stop_after: str = ""
+    rewrite_limit: int | None = None
+
+
+_overrides: ContextVar[Settings | None] = ContextVar("hornfels_settings", default=None)
+
+
+def current_settings() -> Settings:
+    """The settings in force."""
+    return _overrides.get() or _read(os.environ)
+
+
+@contextmanager
+def settings(**changes: object) -> Iterator[Settings]:
+    """Change settings inside a `with` block.
+
+    >>> with settings(debug="passes,rules", dump="/tmp/ir"):
+    ...     model.fit(x, y)
+
+    Raises
+    ------
+    ArgumentError
+        If a name or a value is not a legal one.
+    """
+    legal = [f.name for f in fields(Settings)]
+    for name in changes:
+        if name not in legal:
+            raise ArgumentError(f"settings: {name!r} is no setting; there are {', '.join(legal)}")
+    parsed = {name: _PARSERS[name](name, value) for name, value in changes.items()}
+    token = _overrides.set(replace(current_settings(), **parsed))  # type: ignore[arg-type]
+    try:
+        yield current_settings()
+    finally:
+        _overrides.reset(token)
+
+
+def report(topic: str, text: str) -> None:
+    """Print a debug text on stderr if its topic is asked for."""
+    assert topic in TOPICS, topic
+    if topic in current_settings().debug:
+        for line in text.splitlines():
+            print(f"[{topic}] {line}", file=sys.stderr)
+
+
+def _read(environment: Mapping[str, str]) -> Settings:
+    found: dict[str, object] = {}
+    for key, text in environment.items():
+        name = key.removeprefix(_PREFIX).lower()
+        if key.startswith(_PREFIX) and name in _PARSERS and text:
+            found[name] = _PARSERS[name](key, text)
+    return Settings(**found)  # type: ignore[arg-type]
+
+
+def _topics(name: str, value: object) -> frozenset[str]:
+    words = value.split(",") if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+    topics = frozenset(word.strip() for word in words if word.strip())
+    for topic in sorted(topics - TOPICS.keys()):
+        raise ArgumentError(f"{name}: {topic!r} is no topic; there are {', '.join(TOPICS)}")
+    return topics
+
+
+def _text(name: str, value: object) -> str:
+    return str(value)
+
+
+def _count(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    try:
+        count = int(str(value))
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise ArgumentError(f"{name}: must be a number of rewrites, 0 or more, got {value!r}")
+    return count
+
+
+_PARSERS = {"debug": _topics, "dump": _text, "stop_after": _text, "rewrite_limit": _count}

@@ -1,0 +1,40 @@
+"""Common subexpressions: nodes that compute the same from the same values become one.
+
+    %0 = exp(%x)                %0 = exp(%x)
+    %1 = exp(%x)        ->      %1 = add(%0, %0)
+    %2 = add(%0, %1)
+
+All ops are pure, random bits included: they are a function of their key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.graph import Graph, Node, Value
+from ..ir.rewrite import COMMUTATIVE
+
+
+@dataclass(frozen=True)
+class Cse:
+    """Merge equal nodes; the operands of commutative ops may stand in either order."""
+
+    name: str = "cse"
+
+    def run(self, graph: Graph) -> Graph:
+        known: dict[tuple[Any, ...], tuple[Value, ...]] = {}
+
+        def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
+            changed = any(v is not w for v, w in zip(inputs, node.inputs, strict=True))
+            new = Node(node.op, inputs, node.attrs, node.source) if changed else node
+            first = known.setdefault(_key(new), new.outputs)
+            return None if first is node.outputs else first
+
+        return graph.rebuild(visit)
+
+
+def _key(node: Node) -> tuple[Any, ...]:
+    name, operands, attrs = node.key()
+    return (name, tuple(sorted(operands)) if name in COMMUTATIVE else operands, attrs)

@@ -1,0 +1,194 @@
+"""The pipeline: which passes run, in one list; each one's result is verified.
+
+Settings (see `ir/settings.py`): `debug=passes` prints a line a pass, `debug=rules` what rules did,
+`dump` names a folder for `00_trace.ir, 01_simplify.ir, ...`, `stop_after` ends early.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from ..ir.errors import ArgumentError, PassError
+from ..ir.graph import Graph
+from ..ir.rewrite import Report
+from ..ir.settings import current_settings, report
+from ..ir.verify import verify
+from .cse import Cse
+from .dce import Dce
+from .fold import Fold
+from .fusion import fuse
+from .memory import plan as plan_memory
+from .plan import Plan
+from .simplify import Simplify
+
+
+class Pass(Protocol):
+    """What a pass is: a name, and a graph for a graph. The one that it gets does not change."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, graph: Graph) -> Graph: ...
+
+
+@runtime_checkable
+class RewritePass(Protocol):
+    """A pass made of rules, which can say what they did."""
+
+    def rewrite(self, graph: Graph) -> tuple[Graph, Report]: ...
+
+
+# Simplifying shows constants to fold and nodes to merge, which show more to simplify; a third
+# round found nothing on any model of ours.
+PIPELINE: tuple[Pass, ...] = (
+    Simplify(),
+    Fold(),
+    Cse(),
+    Simplify(),
+    Fold(),
+    Cse(),
+    Dce(),
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one pass did."""
+
+    name: str
+    before: int
+    after: int
+    seconds: float
+    fired: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        rules = f", {sum(self.fired.values())} rewrites" if self.fired else ""
+        return f"{self.name}: {self.before} -> {self.after} nodes{rules}, {self.seconds:.3f} s"
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A graph and how it came about."""
+
+    graph: Graph
+    records: tuple[Record, ...]
+
+    @property
+    def fired(self) -> Counter[str]:
+        """How often each rule fired."""
+        return sum((r.fired for r in self.records), Counter())
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.records))
+
+
+def optimize(
+    graph: Graph, passes: Sequence[Pass] = PIPELINE, dump: str | Path | None = None
+) -> Graph:
+    """Run the passes, verify after each, and return the graph.
+
+    Parameters
+    ----------
+    dump : path, optional
+        A folder for the graph after each pass; the setting `dump` by default.
+
+    Raises
+    ------
+    PassError
+        If a pass fails or returns a graph that does not verify. It names that pass and those
+        before it, and the file that the pass's input was saved to.
+    """
+    return optimize_with_records(graph, passes, dump).graph
+
+
+def optimize_with_records(
+    graph: Graph, passes: Sequence[Pass] = PIPELINE, dump: str | Path | None = None
+) -> Optimized:
+    """As `optimize`, with what each pass did."""
+    records = []
+    for stage in stages(graph, passes, dump):
+        graph = stage.graph
+        if stage.record:
+            records.append(stage.record)
+    return Optimized(graph, tuple(records))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The graph at one point of the pipeline."""
+
+    name: str
+    graph: Graph
+    record: Record | None = None
+
+
+def stages(
+    graph: Graph, passes: Sequence[Pass] = PIPELINE, dump: str | Path | None = None
+) -> Iterator[Stage]:
+    """The graph as traced (`00_trace`), and after each pass (`01_simplify`, ...)."""
+    settings = current_settings()
+    names = [p.name for p in passes]
+    if settings.stop_after and settings.stop_after not in names:
+        raise ArgumentError(f"stop_after: {settings.stop_after!r} is no pass of this pipeline; "
+                            f"there are {', '.join(dict.fromkeys(names))}")  # fmt: skip
+    folder = dump or settings.dump
+    first = Stage("00_trace", verify(graph))
+    _write(folder, first)
+    yield first
+    for i, each in enumerate(passes):
+        stage = _run(f"{i + 1:02}_{each.name}", each, graph, names[:i])
+        graph = stage.graph
+        _write(folder, stage)
+        report("passes", str(stage.record))
+        yield stage
+        if settings.stop_after == each.name:
+            return
+
+
+def _run(label: str, each: Pass, graph: Graph, before: Sequence[str]) -> Stage:
+    start = time.perf_counter()
+    fired: Counter[str] = Counter()
+    try:
+        if isinstance(each, RewritePass):
+            result, rewrites = each.rewrite(graph)
+            fired = rewrites.fired
+            report("rules", str(rewrites))
+        else:
+            result = each.run(graph)
+        verify(result)
+    except Exception as error:
+        raise _failure(each, graph, before, error) from error
+    seconds = time.perf_counter() - start
+    record = Record(each.name, len(graph.nodes), len(result.nodes), seconds, fired)
+    return Stage(label, result, record)
+
+
+def _failure(each: Pass, graph: Graph, before: Sequence[str], error: Exception) -> PassError:
+    folder = Path(tempfile.mkdtemp(prefix="hornfels-"))
+    path = folder / f"before_{each.name}.ir"
+    path.write_text(str(graph) + "\n")
+    return PassError(
+        f"pass {each.name} failed on graph {graph.name} after {', '.join(before) or 'no pass'}: "
+        f"{error}",
+        hint=f"the graph that it got is in {path}",
+    )
+
+
+def _write(folder: str | Path | None, stage: Stage) -> None:
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / f"{stage.name}.ir").write_text(str(stage.graph) + "\n")
+
+
+def make_plan(graph: Graph) -> Plan:
+    """Fuse an optimized, static graph into kernels and place its values in memory."""
+    plan = plan_memory(graph, fuse(graph))
+    report("kernels", "\n".join(str(kernel.body) for kernel in plan.kernels))
+    report("memory", str(plan))
+    return plan

@@ -1,0 +1,40 @@
+"""Simplify: rules that make a graph smaller or cheaper and leave its numbers alone.
+
+    %0 = broadcast[shape=(3,), axes=()](%one)
+    %1 = mul(%x, %0)                              ->
+    %2 = transpose[permutation=(1, 0)](%w)
+    %3 = matmul(%a, %2)                                %0 = matmul[transpose_b=True](%a, %w)
+
+What is not here, because it would be wrong for some finite or infinite number or NaN:
+`x * 0 -> 0`, `x - x -> 0` and `x / x -> 1` on floats, `log(exp(x)) -> x`, `not (x < y) -> x >= y`.
+Zeros may change their sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir.graph import Graph
+from ..ir.rewrite import Report, Rewriter, Rule
+from .rules.algebra import ALGEBRA
+from .rules.contraction import CONTRACTION
+from .rules.reduction import REDUCTION
+from .rules.shape import SHAPE
+
+RULES: tuple[Rule, ...] = (*ALGEBRA, *SHAPE, *REDUCTION, *CONTRACTION)
+
+
+@dataclass(frozen=True)
+class Simplify:
+    """Apply `rules` until none fires."""
+
+    rules: Sequence[Rule] = RULES
+    name: str = "simplify"
+
+    def run(self, graph: Graph) -> Graph:
+        return self.rewrite(graph)[0]
+
+    def rewrite(self, graph: Graph) -> tuple[Graph, Report]:
+        """The graph, and which rules fired or refused."""
+        return Rewriter(self.rules).run(graph)
