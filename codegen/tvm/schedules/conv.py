@@ -1,0 +1,308 @@
+"""Convolutions `[N, *spatial, C] x [*kernel, C / groups, O]` and their input gradients.
+
+The ways, the first that fits:
+
+- *product*: nothing moves (kernel of 1, or windows as large as the image): a matrix product.
+- *depthwise*: one channel to one: vectors run along the channels.
+- *correlation*: everything else, see `correlation`. The input gradient is the correlation of the
+  cotangent with reversed taps. With strides, only every stride-th tap meets an element, so each
+  phase of the result (its position modulo the stride) has a smaller kernel of its own: no zero
+  is multiplied.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from .. import emit
+from ..emit import Buffer, Expr, Index, Stmt
+from ..target import Machine
+from .correlation import Correlation, Place, correlate
+from .depthwise import depthwise
+from .matmul import matmul
+from .staging import Images, Ints
+from .tile import Epilogue, accumulator, store_to
+
+Padding = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The attributes of a convolution, one entry for each spatial axis, and its groups."""
+
+    strides: Ints
+    padding: Padding
+    input_dilation: Ints
+    kernel_dilation: Ints
+    groups: int = 1
+
+
+def conv(
+    x: Buffer,
+    w: Buffer,
+    out: Buffer | None = None,
+    *,
+    geometry: Geometry,
+    machine: Machine,
+    epilogue: Epilogue | None = None,
+) -> Stmt:
+    """Convolve images with a kernel.
+
+    Parameters
+    ----------
+    x : Buffer
+        Images `[N, *spatial, C]`.
+    w : Buffer
+        Kernel `[*kernel, C / groups, O]`.
+    out : Buffer, optional
+        `[N, *positions, O]`; needed only without an `epilogue`.
+    geometry : Geometry
+        Strides, padding, dilation and groups.
+    machine : Machine
+        What to choose tiles for.
+    epilogue : callable, optional
+        ``epilogue(indices, value)`` returns the stores for one element, whose value it gets in
+        the dtype of the sums (f32 for f16 and bf16).
+
+    Returns
+    -------
+    Stmt
+        The loops, parallel where the work is worth it.
+    """
+    epilogue = epilogue or store_to(out)
+    *taps, channels, total = emit.shape_of(w)
+    batch, *spatial, _ = emit.shape_of(x)
+    g = geometry
+    sizes = positions(tuple(spatial), tuple(taps), g)
+    rows = _rows_of_product(tuple(spatial), tuple(taps), sizes, g)
+    if rows is not None and batch * math.prod(spatial) * channels * total:
+        return _as_product(x, w, batch * rows, (batch, *sizes, total), machine, epilogue)
+    images = Images(
+        x, _extent(sizes, (0,) * len(taps), g.strides, tuple(taps), g.kernel_dilation),
+        tuple(low for low, _ in g.padding), g.input_dilation, accumulator(x, w), machine,
+    )
+    outputs = total // g.groups
+    problem = Correlation(
+        images, batch, sizes, (0,) * len(taps), g.strides, g.kernel_dilation, tuple(taps),
+        channels, outputs, g.groups,
+        lambda tap, group, c, o: w[(*tap, c, group * outputs + o)],
+        lambda n, p, channel: (n, *p, channel), epilogue, machine,
+    )
+    return _solve(problem)
+
+
+def conv_input_grad(
+    dy: Buffer,
+    w: Buffer,
+    out: Buffer | None = None,
+    *,
+    input_shape: Ints,
+    geometry: Geometry,
+    machine: Machine,
+    epilogue: Epilogue | None = None,
+) -> Stmt:
+    """Emit the cotangent of the input of a convolution from that of its result.
+
+    Parameters
+    ----------
+    dy : Buffer
+        Cotangent of the result, `[N, *positions, O]`.
+    w : Buffer
+        Kernel `[*kernel, C / groups, O]`.
+    out : Buffer, optional
+        Cotangent of the input; needed only without an `epilogue`.
+    input_shape : tuple of int
+        `[N, *spatial, C]`.
+    geometry, machine, epilogue
+        As in `conv`.
+    """
+    epilogue = epilogue or store_to(out)
+    *taps, channels, _ = emit.shape_of(w)
+    g, rank = geometry, len(taps)
+    rows = _rows_of_product(input_shape[1:-1], tuple(taps), emit.shape_of(dy)[1:-1], g)
+    if rows is not None and math.prod(emit.shape_of(dy)) * channels:
+        return _gradient_as_product(dy, w, rows, input_shape, machine, epilogue)
+    phased = all(s == 1 or d == 1 for s, d in zip(g.strides, g.kernel_dilation, strict=True))
+    if not phased or any(step != 1 for step in g.input_dilation):
+        return _input_grad_by_zeros(dy, w, input_shape, g, machine, epilogue)
+    axes = [
+        _phases(input_shape[1 + i], taps[i], g.strides[i], g.kernel_dilation[i], g.padding[i][0])
+        for i in range(rank)
+    ]
+    # One stage serves all phases: it begins where the first of them looks first.
+    low = tuple(max(0, *(-phase.start for phase in axis)) for axis in axes)
+    parts = []
+    for phases in itertools.product(*axes):
+        parts.append(_phase(dy, w, input_shape, phases, low, g, machine, epilogue))
+    return emit.seq(*parts)
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Elements ``first + stride * i`` of an axis, ``i < size``, and the taps that reach them.
+
+    Element i sees the cotangent from ``start + i`` on, with tap ``last - stride * j`` at
+    ``start + i + j * dilation``, for ``j < taps``.
+    """
+
+    first: int
+    size: int
+    stride: int
+    dilation: int
+    taps: int
+    last: int
+    start: int
+
+
+def _phases(size: int, taps: int, stride: int, dilation: int, low: int) -> list[_Phase]:
+    phases = []
+    for first in range(min(stride, size)):
+        residue = (first + low) % stride
+        count = -(-(taps - residue) // stride) if taps > residue else 0
+        origin = (first + low) // stride
+        phases.append(
+            _Phase(
+                first, -(-(size - first) // stride), stride, dilation, count,
+                residue + stride * (count - 1), origin - (count - 1) * dilation,
+            )
+        )
+    return phases
+
+
+def _phase(
+    dy: Buffer,
+    w: Buffer,
+    input_shape: Ints,
+    phases: tuple[_Phase, ...],
+    low: Ints,
+    g: Geometry,
+    machine: Machine,
+    epilogue: Epilogue,
+) -> Stmt:
+    channels, total = emit.shape_of(w)[-2:]
+    outputs = total // g.groups
+    sizes = tuple(phase.size for phase in phases)
+    taps = tuple(phase.taps for phase in phases)
+    dilation = tuple(phase.dilation for phase in phases)
+    base = tuple(max(0, phase.start + at) for phase, at in zip(phases, low, strict=True))
+    ones = (1,) * len(taps)
+    images = Images(
+        dy, _extent(sizes, base, ones, taps, dilation), low, ones, accumulator(dy, w), machine
+    )
+
+    def weight(tap: Place, group: Index, c: Index, o: Index) -> Expr:
+        reverse = tuple(
+            phase.last - phase.stride * t for phase, t in zip(phases, tap, strict=True)
+        )
+        return w[(*reverse, o, group * outputs + c)]
+
+    def target(n: Index, p: Place, channel: Index) -> Place:
+        spatial = (phase.first + phase.stride * i for phase, i in zip(phases, p, strict=True))
+        return (n, *spatial, channel)
+
+    return _solve(Correlation(
+        images, input_shape[0], sizes, base, ones, dilation, taps, outputs, channels, g.groups,
+        weight, target, epilogue, machine,
+    ))
+
+
+def _input_grad_by_zeros(
+    dy: Buffer, w: Buffer, input_shape: Ints, g: Geometry, machine: Machine, epilogue: Epilogue
+) -> Stmt:
+    """Any dilation: correlate the cotangent with zeros between its elements."""
+    *taps, channels, total = emit.shape_of(w)
+    outputs, sizes = total // g.groups, input_shape[1:-1]
+    low = tuple(
+        (k - 1) * d - before
+        for k, d, (before, _) in zip(taps, g.kernel_dilation, g.padding, strict=True)
+    )
+    base = (0,) * len(taps)
+    images = Images(
+        dy, _extent(sizes, base, g.input_dilation, tuple(taps), g.kernel_dilation), low,
+        g.strides, accumulator(dy, w), machine,
+    )
+
+    def weight(tap: Place, group: Index, c: Index, o: Index) -> Expr:
+        reverse = tuple(k - 1 - t for k, t in zip(taps, tap, strict=True))
+        return w[(*reverse, o, group * outputs + c)]
+
+    return _solve(Correlation(
+        images, input_shape[0], sizes, base, g.input_dilation, g.kernel_dilation, tuple(taps),
+        outputs, channels, g.groups, weight, lambda n, p, channel: (n, *p, channel), epilogue,
+        machine,
+    ))
+
+
+def _solve(problem: Correlation) -> Stmt:
+    single = problem.channels == problem.outputs == 1 and problem.groups > 1
+    return depthwise(problem) if single else correlate(problem)
+
+
+def positions(spatial: Ints, taps: Ints, g: Geometry) -> Ints:
+    """Number of window positions along each axis."""
+    return tuple(
+        ((n - 1) * e + 1 + low + high - (k - 1) * d - 1) // s + 1
+        for n, k, s, (low, high), e, d in zip(
+            spatial, taps, g.strides, g.padding, g.input_dilation, g.kernel_dilation, strict=True
+        )
+    )
+
+
+def _extent(sizes: Ints, base: Ints, stride: Ints, taps: Ints, dilation: Ints) -> Ints:
+    """Length of each axis that windows see."""
+    return tuple(
+        b + (n - 1) * s + (max(k, 1) - 1) * d + 1
+        for n, b, s, k, d in zip(sizes, base, stride, taps, dilation, strict=True)
+    )
+
+
+# --- convolutions that are matrix products ---------------------------------------------------
+
+
+def _rows_of_product(spatial: Ints, taps: Ints, sizes: Ints, g: Geometry) -> int | None:
+    """Rows of each image if the convolution is a matrix product of images as they lie."""
+    plain = g.groups == 1 and all(
+        pair == (0, 0) and e == 1 for pair, e in zip(g.padding, g.input_dilation, strict=True)
+    )
+    if not plain:
+        return None
+    if math.prod(taps) == 1 and all(s == 1 for s in g.strides):
+        return math.prod(spatial)
+    whole = taps == spatial and math.prod(sizes) == 1
+    dense = all(d == 1 or k == 1 for d, k in zip(g.kernel_dilation, taps, strict=True))
+    return 1 if whole and dense else None
+
+
+def _as_product(
+    x: Buffer, w: Buffer, rows: int, shape: Ints, machine: Machine, epilogue: Epilogue
+) -> Stmt:
+    terms = math.prod(emit.shape_of(w)[:-1])
+
+    def spread(indices: Place, value: Expr) -> list[tuple[Buffer, Place, Expr]]:
+        row, channel = indices
+        return epilogue((*emit.unflatten(row, shape[:-1]), channel), value)
+
+    return emit.view(x, (rows, terms), lambda left: emit.view(w, (terms, shape[-1]), lambda right:
+        matmul(left, right, machine=machine, epilogue=spread)
+    ))
+
+
+def _gradient_as_product(
+    dy: Buffer, w: Buffer, rows: int, input_shape: Ints, machine: Machine, epilogue: Epilogue
+) -> Stmt:
+    terms, total = math.prod(emit.shape_of(w)[:-1]), emit.shape_of(w)[-1]
+    count = input_shape[0] * rows
+    # In a product of whole images a row of the result holds pixels and channels.
+    inner = input_shape if rows == 1 else (*input_shape[:-1], input_shape[-1])
+
+    def spread(indices: Place, value: Expr) -> list[tuple[Buffer, Place, Expr]]:
+        row, column = indices
+        if rows == 1 and math.prod(inner[1:-1]) != 1:
+            return epilogue((row, *emit.unflatten(column, inner[1:])), value)
+        return epilogue((*emit.unflatten(row, inner[:-1]), column), value)
+
+    return emit.view(dy, (count, total), lambda left: emit.view(w, (terms, total), lambda right:
+        matmul(left, right, transpose_b=True, machine=machine, epilogue=spread)
+    ))
