@@ -1,0 +1,249 @@
+"""Emitter: collects ONNX nodes and knows which element types ONNX Runtime's kernels take.
+
+The default domain's operators are typed more widely than ONNX Runtime's CPU kernels. Where a
+kernel is missing the emitter computes in the next wider type and casts back: f16 and bf16 in
+f32, i8 in i32, u32 in i64. `KERNELS` is data, read from the runtime's own kernel registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from ...ir.errors import LoweringError
+from ...ir.types import DTYPES, DType, as_dtype, boolean, f32, i64
+
+OPSET = 21
+"""Opset of every model.
+
+18 brings BitwiseXor (Threefry) and 20 the boolean ReduceMax; from 22 on ONNX Runtime lacks
+kernels of several operators; 21 runs on ONNX Runtime 1.18 and newer."""
+
+IR_VERSION = 10
+"""File format version that goes with opset 21; onnx's own default is newer than the runtime."""
+
+PROTO = {
+    "f64": TensorProto.DOUBLE, "f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16, "i64": TensorProto.INT64, "i32": TensorProto.INT32,
+    "i16": TensorProto.INT16, "i8": TensorProto.INT8, "u32": TensorProto.UINT32,
+    "u8": TensorProto.UINT8, "bool": TensorProto.BOOL,
+}  # fmt: skip
+
+_FLOATS = "f64 f32"
+_NUMBERS = "f64 f32 i64 i32 i16 i8 u8 u32"
+_MOST = "f64 f32 i64 i32 i8 u8 u32"
+KERNELS: dict[str, frozenset[str]] = {
+    op: frozenset(types.split())
+    for ops, types in {
+        "Exp Log Sqrt Reciprocal Sin Cos Tanh Sigmoid Floor Ceil Round Gemm Softmax LogSoftmax "
+        "ReduceMean Sum": _FLOATS,
+        "Erf Conv ConvTranspose AveragePool GlobalAveragePool MaxUnpool HardSigmoid Mean": "f32",
+        "Abs Add Sub Mul Div Sign Less LessOrEqual Greater GreaterOrEqual Mod": _NUMBERS,
+        "Neg": "f64 f32 i64 i32 i16 i8",
+        "Equal": _NUMBERS + " bool",
+        "BitwiseAnd BitwiseOr BitwiseXor BitwiseNot": "i64 i32 i16 i8 u8 u32",
+        "BitShift": "u8 u32",
+        "Max Min Clip Where": _MOST,
+        "Pad": _MOST + " bool",
+        "Expand": _NUMBERS + " f16 bool",
+        "Pow MatMul": "f64 f32 i64 i32",
+        "Range": "f64 f32 i64 i32 i16",
+        "Relu": "f64 f32 i32 i8",
+        "MaxPool": "f64 f32 i8 u8",
+        "ReduceSum ReduceProd CumSum": "f64 f32 i64 i32",
+        "ReduceMax ReduceMin": "f64 f32 i64 i32 i8 u8 bool",
+        "ArgMax ArgMin": "f64 f32 i64 i32 i8 u8",
+    }.items()
+    for op in ops.split()
+}
+"""Element types of ONNX Runtime's CPU kernels; an operator that is not listed takes all."""
+
+_WIDER = {
+    "bf16": "f32 f64", "f16": "f32 f64", "f32": "f64", "bool": "i32 f32", "i8": "i32 i64 f32",
+    "u8": "i32 i64 f32", "i16": "i32 i64 f32", "u32": "i64 f64", "i32": "i64 f64",
+}  # fmt: skip
+_TYPED_OPERAND = {"Where": 1}  # position of the operand that decides; 0 elsewhere
+
+
+def kernel_dtype(op_type: str, dtype: DType) -> DType | None:
+    """The type in which the runtime can run `op_type` on `dtype` without loss, or None."""
+    kernels = KERNELS.get(op_type)
+    if kernels is None or dtype.name in kernels:
+        return dtype
+    wider = next((w for w in _WIDER.get(dtype.name, "").split() if w in kernels), None)
+    return DTYPES[wider] if wider else None
+
+
+@dataclass
+class OnnxNode:
+    """One node on its way into a NodeProto."""
+
+    op_type: str
+    inputs: list[str]
+    outputs: list[str]
+    attrs: dict[str, Any]
+    layer: str = ""
+
+
+@dataclass
+class Emitter:
+    """Nodes and initializers of one model; equal nodes are emitted once."""
+
+    nodes: list[OnnxNode] = field(default_factory=list)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    dtypes: dict[str, DType] = field(default_factory=dict)
+    layer: str = ""
+    location: str = ""
+    _producer: dict[str, OnnxNode] = field(default_factory=dict)
+    _seen: dict[Any, tuple[str, ...]] = field(default_factory=dict)
+    _used: set[str] = field(default_factory=set)
+    _counts: dict[str, int] = field(default_factory=dict)
+
+    # --- names -------------------------------------------------------------------------------
+
+    def reserve(self, name: str, dtype: DType) -> str:
+        """Take a name for an input or output."""
+        self._used.add(name)
+        self.dtypes[name] = dtype
+        return name
+
+    def _fresh(self, stem: str) -> str:
+        """An unused name: `Relu`, `Relu_1`, ..."""
+        name = stem
+        while name in self._used:
+            self._counts[stem] = self._counts.get(stem, 0) + 1
+            name = f"{stem}_{self._counts[stem]}"
+        self._used.add(name)
+        return name
+
+    # --- constants ---------------------------------------------------------------------------
+
+    def const(self, value: Any, dtype: Any = None, name: str = "") -> str:
+        """The name of an initializer that holds `value`; equal ones without a name are shared."""
+        array = np.asarray(value, dtype=as_dtype(dtype).numpy if dtype is not None else None)
+        key = (name, str(array.dtype), array.shape, array.tobytes())
+        if key not in self._seen:
+            stored = name if name and name not in self._used else self._fresh(name or "constant")
+            self._used.add(stored)
+            self.arrays[stored] = array
+            self.dtypes[stored] = as_dtype(array.dtype)
+            self._seen[key] = (stored,)
+        return self._seen[key][0]
+
+    def ints(self, *values: int) -> str:
+        """An i64 vector."""
+        return self.const(np.array(values, np.int64))
+
+    def like(self, value: float, other: str) -> str:
+        """A scalar of the element type of `other`."""
+        return self.const(value, self.dtypes[other])
+
+    # --- nodes -------------------------------------------------------------------------------
+
+    def op(self, op_type: str, *inputs: str, dtype: DType | None = None, **attrs: Any) -> str:
+        """Emit a node of one output and return its name.
+
+        `dtype` is that of the result; the one of the operands by default. An empty name stands
+        for an operand left out.
+        """
+        return self.multi(op_type, inputs, (dtype,), attrs)[0]
+
+    def multi(
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        dtypes: Sequence[DType | None],
+        attrs: dict[str, Any],
+    ) -> tuple[str, ...]:
+        """Emit a node with an output for each of `dtypes`."""
+        operand = self.dtypes[inputs[_TYPED_OPERAND.get(op_type, 0)]]
+        expected = tuple(d or operand for d in dtypes)
+        run = kernel_dtype(op_type, operand)
+        if run is None:
+            raise LoweringError(
+                f"onnx: ONNX Runtime has no {op_type} kernel for {operand}",
+                where=self.location,
+                hint="cast to f32 before it, or use backend='tvm'",
+            )
+        if run == operand:
+            return self._emit(op_type, inputs, expected, attrs)
+        inputs = [self.cast(i, run) if i and self.dtypes[i] == operand else i for i in inputs]
+        computed = [run if d == operand else d for d in expected]
+        outputs = self._emit(op_type, inputs, computed, attrs)
+        return tuple(self.cast(o, d) for o, d in zip(outputs, expected, strict=True))
+
+    def _emit(
+        self, op_type: str, inputs: Sequence[str], dtypes: Sequence[DType], attrs: dict[str, Any]
+    ) -> tuple[str, ...]:
+        attrs = {k: v for k, v in attrs.items() if v is not None}
+        key = (op_type, tuple(inputs), len(dtypes), repr(sorted(attrs.items())))
+        if key not in self._seen:
+            stem = f"{self.layer}/{op_type}" if self.layer else op_type
+            outputs = [self._fresh(stem) for _ in dtypes]
+            node = OnnxNode(op_type, list(inputs), outputs, attrs, self.layer)
+            self.nodes.append(node)
+            for name, dtype in zip(outputs, dtypes, strict=True):
+                self.dtypes[name] = dtype
+                self._producer[name] = node
+            self._seen[key] = tuple(outputs)
+        return self._seen[key]
+
+    # --- moves of data, folded on constants --------------------------------------------------
+
+    def cast(self, x: str, dtype: DType) -> str:
+        """Convert the element type."""
+        if self.dtypes[x] == dtype:
+            return x
+        if x in self.arrays and self.arrays[x].size == 1:
+            return self.const(self.arrays[x].astype(dtype.numpy))
+        return self.op("Cast", x, dtype=dtype, to=PROTO[dtype.name])
+
+    def transpose(self, x: str, perm: Sequence[int]) -> str:
+        """Permute axes; two in a row become one, or none."""
+        perm = tuple(perm)
+        if x in self.arrays:
+            array = np.ascontiguousarray(self.arrays[x].transpose(perm))
+            return x if perm == tuple(range(len(perm))) else self.const(array, name=x + "/T")
+        producer = self._producer.get(x)
+        if producer is not None and producer.op_type == "Transpose":
+            inner = producer.attrs["perm"]
+            return self.transpose(producer.inputs[0], tuple(inner[p] for p in perm))
+        return x if perm == tuple(range(len(perm))) else self.op("Transpose", x, perm=perm)
+
+    def unsqueeze(self, x: str, axes: Sequence[int]) -> str:
+        """Insert axes of size 1 at these positions of the result."""
+        if not axes:
+            return x
+        if x in self.arrays:
+            return self.const(np.expand_dims(self.arrays[x], tuple(axes)))
+        return self.op("Unsqueeze", x, self.ints(*axes))
+
+    def squeeze(self, x: str, axes: Sequence[int]) -> str:
+        """Drop axes of size 1."""
+        if not axes:
+            return x
+        if x in self.arrays:
+            return self.const(self.arrays[x].squeeze(tuple(axes)))
+        return self.op("Squeeze", x, self.ints(*axes))
+
+    def logical_not(self, x: str) -> str:
+        return self.op("Not", x)
+
+    def where(self, condition: str, x: str, y: str) -> str:
+        """Elementwise choice; booleans have no kernel and become logic."""
+        if self.dtypes[x] == boolean:
+            kept = self.op("And", condition, x)
+            return self.op("Or", kept, self.op("And", self.logical_not(condition), y))
+        return self.op("Where", condition, x, y, dtype=self.dtypes[x])
+
+    def shape_of(self, x: str, axis: int) -> str:
+        """The size of one axis as an i64 vector of one element."""
+        return self.op("Shape", x, dtype=i64, start=axis, end=axis + 1)
+
+    def accumulator(self, dtype: DType) -> DType:
+        """The type in which sums over repeated positions run."""
+        return f32 if dtype.is_float and dtype.bits == 16 else dtype

@@ -1,0 +1,229 @@
+"""Lowering context: how each IR value is held in the ONNX model, and the ops' registry.
+
+ONNX operators broadcast, and convolutions want NCHW, so a value need not be held as it is. A
+`Tensor` says which ONNX tensor stands for a value, which of the value's axes it has and in what
+order. So `broadcast` and `transpose` cost nothing until an operator needs the real thing:
+
+    %1 = broadcast[axes=(3,), shape=(N,26,26,32)](%bias)    # the ONNX tensor stays f32[32]
+    %2 = add(%conv, %1)                                     # %conv is held as N,C,H,W
+
+Layouts therefore travel through elementwise operators, reductions and pools by themselves, and
+a Transpose appears only where a convolutional part of a model begins and ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ...ir.errors import LoweringError
+from ...ir.graph import Graph, Node, Value
+from ...ir.types import Dim, DType, Shape, Size, TensorType, i64, substitute, symbol
+from .emit import Emitter
+
+Order = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An ONNX tensor that broadcasts to a value.
+
+    Attributes
+    ----------
+    name : str
+    type : TensorType
+        Of the value that it stands for.
+    order : tuple of int
+        Axis i of the ONNX tensor is axis `order[i]` of the value; the value is constant along
+        the axes that are missing.
+    shape : tuple of Size
+        Of the ONNX tensor: each the value's size, or 1 where the value is constant.
+    """
+
+    name: str
+    type: TensorType
+    order: Order
+    shape: Shape
+
+    @property
+    def axes(self) -> frozenset[int]:
+        """The axes along which the numbers may differ."""
+        return frozenset(a for a, size in zip(self.order, self.shape, strict=True) if size != 1)
+
+
+def plain(name: str, type: TensorType) -> Tensor:
+    """A tensor that holds its value as it is."""
+    return Tensor(name, type, tuple(range(type.ndim)), type.shape)
+
+
+Lowered = Callable[["Lowering", Node], "Tensor | tuple[Tensor, ...]"]
+LOWERINGS: dict[str, Lowered] = {}
+"""Functions of `ops/<family>.py` by IR op name."""
+
+
+def lowering(*names: str) -> Callable[[Lowered], Lowered]:
+    """Register how IR ops become ONNX nodes."""
+
+    def register(function: Lowered) -> Lowered:
+        for name in names:
+            assert name not in LOWERINGS, name
+            LOWERINGS[name] = function
+        return function
+
+    return register
+
+
+def pointwise(*names: str) -> Callable[[Callable[..., str]], Callable[..., str]]:
+    """Register an elementwise op by `function(emitter, *operand_names, node)`."""
+
+    def register(function: Callable[..., str]) -> Callable[..., str]:
+        def lowered(ctx: Lowering, node: Node) -> Tensor:
+            operands = [ctx[v] for v in node.inputs]
+            return ctx.pointwise(lambda *xs: function(ctx.e, *xs, node), operands, node.output.type)
+
+        lowering(*names)(lowered)
+        return function
+
+    return register
+
+
+class Lowering:
+    """State of one lowering: the emitter, and the tensor that holds each value."""
+
+    def __init__(self, graph: Graph, names: Mapping[Value, str]) -> None:
+        self.graph = graph
+        self.names = names
+        self.e = Emitter()
+        self.tensors: dict[Value, Tensor] = {}
+        self._state_shapes = {v.shape for v in graph.state if v.ndim > 2}
+        for value in graph.parameters:
+            self.e.reserve(value.name, value.dtype)
+            self.tensors[value] = plain(value.name, value.type)
+
+    def __getitem__(self, value: Value) -> Tensor:
+        return self.tensors[value]
+
+    # --- sizes -------------------------------------------------------------------------------
+
+    def size(self, size: Size) -> str:
+        """A dimension as an i64 vector of one element; symbols are read off the inputs."""
+        if isinstance(size, int):
+            return self.e.ints(size)
+        total = ""
+        for monomial, c in size.terms:
+            term = self.e.ints(c) if c != 1 or not monomial else ""
+            for name in monomial:
+                factor = self._symbol(name)
+                term = self.e.op("Mul", term, factor) if term else factor
+            total = self.e.op("Add", total, term) if total else term
+        return total
+
+    def _symbol(self, name: str) -> str:
+        """The value of a symbol: the size of an input's axis, solved for it if need be."""
+        for value in self.graph.parameters:
+            for axis, size in enumerate(value.shape):
+                if size == symbol(name):
+                    return self.e.shape_of(value.name, axis)
+        for value in self.graph.parameters:
+            for axis, size in enumerate(value.shape):
+                if isinstance(size, Dim) and size.symbols == {name}:
+                    base = substitute(size, {name: 0})
+                    slope = substitute(size, {name: 1}) - base
+                    if size != symbol(name) * slope + base:
+                        continue
+                    found = self.e.shape_of(value.name, axis)
+                    offset = self.e.op("Sub", found, self.size(base)) if base != 0 else found
+                    return self.e.op("Div", offset, self.size(slope))
+        raise LoweringError(f"onnx: symbol {name} is no dimension of an input of the graph",
+                            where=self.e.location, hint=f"specialize {name} first")  # fmt: skip
+
+    def sizes(self, shape: Shape) -> str:
+        """A shape as an i64 vector."""
+        if all(isinstance(d, int) for d in shape):
+            return self.e.ints(*map(int, shape))
+        return self.e.op("Concat", *(self.size(d) for d in shape), dtype=i64, axis=0)
+
+    def reshape(self, name: str, shape: Shape) -> str:
+        """Reshape an ONNX tensor; one symbolic size is left to the runtime to infer."""
+        symbolic = [d for d in shape if isinstance(d, Dim)]
+        if name in self.e.arrays:
+            return self.e.const(self.e.arrays[name].reshape([int(d) for d in shape]))
+        if 0 in shape:
+            return self.e.op("Reshape", name, self.sizes(shape), allowzero=1)
+        if len(symbolic) > 1:
+            return self.e.op("Reshape", name, self.sizes(shape))
+        sizes = [-1 if isinstance(d, Dim) else d for d in shape]
+        return self.e.op("Reshape", name, self.e.ints(*sizes))
+
+    # --- layouts -----------------------------------------------------------------------------
+
+    def arrange(self, t: Tensor, target: Order) -> tuple[str, Order, Shape]:
+        """Bring a tensor into an order of the value's axes; axes missing in front stay missing."""
+        present = tuple(a for a in target if a in t.order)
+        name = self.e.transpose(t.name, [t.order.index(a) for a in present])
+        if not present:
+            return name, (), ()
+        order = target[target.index(present[0]) :]
+        name = self.e.unsqueeze(name, [i for i, a in enumerate(order) if a not in present])
+        sizes = dict(zip(t.order, t.shape, strict=True))
+        return name, order, tuple(sizes.get(a, 1) for a in order)
+
+    def full(self, x: Value | Tensor, order: Order | None = None) -> str:
+        """The ONNX tensor of all elements, its axes in `order` (by default as in the value)."""
+        t = self[x] if isinstance(x, Value) else x
+        order = tuple(range(t.type.ndim)) if order is None else order
+        name, found, shape = self.arrange(t, order)
+        wanted = tuple(t.type.shape[a] for a in order)
+        missing = len(order) - len(found)
+        if (1,) * missing + shape == wanted:
+            return self.e.unsqueeze(name, list(range(missing)))
+        return self.e.op("Expand", name, self.sizes(wanted))
+
+    def whole(self, x: Value | Tensor) -> Tensor:
+        """The tensor of all elements, in the order in which it is held."""
+        t = self[x] if isinstance(x, Value) else x
+        order = t.order if len(t.order) == t.type.ndim else tuple(range(t.type.ndim))
+        return self.held(self.full(t, order), t.type, order)
+
+    def held(self, name: str, type: TensorType, order: Order) -> Tensor:
+        """A tensor of all elements of a value in an order of its axes."""
+        return Tensor(name, type, order, tuple(type.shape[a] for a in order))
+
+    def order_for(self, operands: Sequence[Tensor]) -> Order:
+        """The order in which an elementwise operator runs: that of its largest operand.
+
+        Weights (anything shaped like the state) run as they are stored, so that an optimizer
+        transposes a gradient once; between two activations the convolutional layout wins.
+        """
+        rank = operands[0].type.ndim
+        canonical = tuple(range(rank))
+        if operands[0].type.shape in self._state_shapes:
+            return canonical
+        most = max(len(t.axes) for t in operands)
+        for t in operands:
+            if len(t.axes) == most and tuple(sorted(t.order)) != t.order:
+                return tuple(a for a in canonical if a not in t.order) + t.order
+        return canonical
+
+    def pointwise(
+        self, emit: Callable[..., str], operands: Sequence[Tensor], type: TensorType
+    ) -> Tensor:
+        """Run an elementwise computation on operands brought into one order."""
+        target = self.order_for(operands)
+        arranged = [self.arrange(t, target) for t in operands]
+        name = emit(*(name for name, _, _ in arranged))
+        rank = max(len(order) for _, order, _ in arranged)
+        order = target[len(target) - rank :]
+        shape: list[Size] = [1] * rank
+        for _, _, sizes in arranged:
+            for i, size in enumerate(sizes):
+                at = rank - len(sizes) + i
+                shape[at] = size if size != 1 else shape[at]
+        return Tensor(name, type, order, tuple(shape))
+
+    def renamed(self, t: Tensor, type: TensorType, axes: Sequence[int]) -> Tensor:
+        """The same ONNX tensor standing for a value whose axis `axes[i]` was axis i."""
+        return replace(t, type=type, order=tuple(axes[a] for a in t.order))
+
+    def scalar(self, value: float, dtype: DType) -> str:
+        return self.e.const(value, dtype)

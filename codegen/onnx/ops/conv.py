@@ -1,0 +1,208 @@
+"""Convolution and its gradients: ONNX's Conv and ConvTranspose, in NCHW.
+
+The runtime has no kernels for the gradients. The input's gradient is a Conv with the rotated
+kernel (ConvTranspose, which runs on one thread, where there are strides). The kernel's gradient
+is a Conv of one rank more, with the batch as its channels:
+
+    Conv(x as [1, N, C, H, W], dy as [O, N, 1, OH, OW]) -> [1, O, C, KH, KW]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from ....ir.graph import Node, Value
+from ....ir.ops.shape import dilated
+from ....ir.types import Shape, f64
+from ..lowering import Lowering, Order, Tensor, lowering
+from ..window import INT_MIN, Ints, Padding, dilate
+from .conv_taps import conv_by_taps, input_grad_by_taps, kernel_grad_by_taps
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of one convolution `x * w -> y`, spatial axes only, and its attributes."""
+
+    input: Ints
+    kernel: Ints
+    output: Ints
+    strides: Ints
+    padding: Padding
+    input_dilation: Ints
+    kernel_dilation: Ints
+    groups: int
+
+    @staticmethod
+    def of(node: Node, x: Shape, w: Shape, y: Shape) -> Geometry:
+        attrs = node.attrs
+        return Geometry(
+            tuple(map(int, x[1:-1])), tuple(map(int, w[:-2])), tuple(map(int, y[1:-1])),
+            attrs["strides"], attrs["padding"], attrs["input_dilation"],
+            attrs["kernel_dilation"], attrs["groups"],
+        )  # fmt: skip
+
+    @property
+    def rank(self) -> int:
+        return len(self.kernel)
+
+    @cached_property
+    def dilated_input(self) -> Ints:
+        pairs = zip(self.input, self.input_dilation, strict=True)
+        return tuple(int(dilated(n, d - 1)) for n, d in pairs)
+
+    @cached_property
+    def reach(self) -> Ints:
+        """Size of the dilated kernel less 1."""
+        pairs = zip(self.kernel, self.kernel_dilation, strict=True)
+        return tuple(d * (k - 1) for k, d in pairs)
+
+    @cached_property
+    def unreached(self) -> Ints:
+        """How many of the last rows no window reaches, because the stride passes them."""
+        return tuple(
+            n + lo + hi - r - 1 - s * (out - 1)
+            for n, (lo, hi), r, s, out in zip(
+                self.dilated_input, self.padding, self.reach, self.strides, self.output,
+                strict=True,
+            )
+        )  # fmt: skip
+
+    @property
+    def onnx(self) -> dict[str, object]:
+        """The attributes of Conv and ConvTranspose."""
+        return {
+            "kernel_shape": self.kernel, "strides": self.strides, "group": self.groups,
+            "dilations": self.kernel_dilation, "pads": flat(self.padding),
+        }  # fmt: skip
+
+
+def flat(padding: Padding) -> Ints:
+    """ONNX's order of pads: all lows, then all highs."""
+    return tuple(p[0] for p in padding) + tuple(p[1] for p in padding)
+
+
+def channels_first(rank: int) -> Order:
+    """N, C, *spatial as axes of `[N, *spatial, C]` of this rank."""
+    return (0, rank - 1, *range(1, rank - 1))
+
+
+def kernel_order(rank: int) -> Order:
+    """O, I, *spatial as axes of a kernel `[*spatial, I, O]`."""
+    return (rank - 1, rank - 2, *range(rank - 2))
+
+
+@lowering("conv")
+def _conv(ctx: Lowering, node: Node) -> Tensor:
+    return convolution(ctx, node, "")
+
+
+def convolution(ctx: Lowering, node: Node, bias: str) -> Tensor:
+    """Conv, with a bias `[O]` if there is one."""
+    (x, w), out = node.inputs, node.output
+    g = Geometry.of(node, x.shape, w.shape, out.shape)
+    if x.dtype == f64:
+        return conv_by_taps(ctx, node, g, bias)
+    operands = [_spread(ctx, x, g), ctx.full(w, kernel_order(w.ndim))]
+    name = ctx.e.op("Conv", *operands, *([bias] if bias else []), **g.onnx)
+    return ctx.held(name, out.type, channels_first(out.ndim))
+
+
+def _spread(ctx: Lowering, x: Value, g: Geometry) -> str:
+    """The input in NCHW, dilated."""
+    order = channels_first(x.ndim)
+    name = ctx.full(x, order)
+    shape = tuple(x.shape[a] for a in order)
+    return dilate(ctx, name, shape, (1, 1, *g.input_dilation), ctx.e.const(0, x.dtype))[0]
+
+
+@lowering("conv_input_grad")
+def _input_grad(ctx: Lowering, node: Node) -> Tensor:
+    (dy, w), out = node.inputs, node.output
+    g = Geometry.of(node, out.shape, w.shape, dy.shape)
+    if dy.dtype == f64:
+        return input_grad_by_taps(ctx, node, g)
+    order = channels_first(dy.ndim)
+    incoming = ctx.full(dy, order)
+    if set(g.strides) == {1} and all(
+        lo <= r for (lo, _), r in zip(g.padding, g.reach, strict=True)
+    ):
+        name = _rotated(ctx, incoming, w, g)
+    else:
+        kernel = ctx.full(w, kernel_order(w.ndim))
+        name = ctx.e.op("ConvTranspose", incoming, kernel, output_padding=g.unreached, **g.onnx)
+    if set(g.input_dilation) != {1}:
+        n, axes = g.rank, tuple(range(2, 2 + g.rank))
+        starts, ends = ctx.e.ints(*[0] * n), ctx.e.ints(*g.dilated_input)
+        name = ctx.e.op("Slice", name, starts, ends, ctx.e.ints(*axes),
+                        ctx.e.ints(*g.input_dilation))  # fmt: skip
+    return ctx.held(name, out.type, order)
+
+
+def _rotated(ctx: Lowering, incoming: str, w: Value, g: Geometry) -> str:
+    """Full correlation with the kernel rotated by 180 degrees, its inputs and outputs swapped."""
+    e, n = ctx.e, g.rank
+    spatial = tuple(range(n))
+    kernel = ctx.full(w, (n, n + 1, *spatial))  # I, O, *spatial
+    if g.groups > 1:
+        into, out = int(w.shape[-2]), int(w.shape[-1]) // g.groups
+        split = ctx.reshape(kernel, (into, g.groups, out, *g.kernel))
+        swapped = e.transpose(split, (1, 0, 2, *(a + 3 for a in spatial)))
+        kernel = ctx.reshape(swapped, (g.groups * into, out, *g.kernel))
+    if set(g.kernel) != {1}:
+        last = e.ints(*[-1] * n)
+        axes = e.ints(*(a + 2 for a in spatial))
+        kernel = e.op("Slice", kernel, last, e.ints(*[INT_MIN] * n), axes, last)
+    lows = [r - lo for (lo, _), r in zip(g.padding, g.reach, strict=True)]
+    highs = [
+        size + r - low - out
+        for size, r, low, out in zip(g.dilated_input, g.reach, lows, g.output, strict=True)
+    ]
+    name, (lows, highs) = incoming, (lows, highs)
+    return e.op("Conv", name, kernel, kernel_shape=g.kernel, dilations=g.kernel_dilation,
+                group=g.groups, pads=(*lows, *highs))  # fmt: skip
+
+
+@lowering("conv_kernel_grad")
+def _kernel_grad(ctx: Lowering, node: Node) -> Tensor:
+    (x, dy), out, e = node.inputs, node.output, ctx.e
+    g = Geometry.of(node, x.shape, out.shape, dy.shape)
+    if x.dtype == f64:
+        return kernel_grad_by_taps(ctx, node, g)
+    n = g.rank
+    image = _reached(ctx, _spread(ctx, x, g), g)
+    highs = [max(hi - u, 0) for (_, hi), u in zip(g.padding, g.unreached, strict=True)]
+    lows = [lo for lo, _ in g.padding]
+    if g.groups > 1:
+        image = _groups_as_batch(ctx, image, x, g)
+    else:
+        image = e.unsqueeze(image, [0])
+    window = ctx.full(dy, (n + 1, 0, *range(1, n + 1)))  # O, N, *spatial
+    result = e.op(
+        "Conv", image, e.unsqueeze(window, [2]), kernel_shape=(1, *g.output), group=g.groups,
+        strides=(1, *g.kernel_dilation), dilations=(1, *g.strides), pads=(0, *lows, 0, *highs),
+    )  # fmt: skip
+    return ctx.held(e.squeeze(result, [0]), out.type, kernel_order(out.ndim))
+
+
+def _reached(ctx: Lowering, image: str, g: Geometry) -> str:
+    """Cut off the last rows that no window reaches, as far as they are not padding."""
+    cut = [min(hi - u, 0) for (_, hi), u in zip(g.padding, g.unreached, strict=True)]
+    axes = [i for i, c in enumerate(cut) if c]
+    if not axes:
+        return image
+    e = ctx.e
+    starts, ends = e.ints(*[0] * len(axes)), e.ints(*(cut[i] for i in axes))
+    return e.op("Slice", image, starts, ends, e.ints(*(i + 2 for i in axes)))
+
+
+def _groups_as_batch(ctx: Lowering, image: str, x: Value, g: Geometry) -> str:
+    """`[N, C, *spatial]` as `[1, groups * N, C / groups, *spatial]`."""
+    n, channels = g.rank, int(x.shape[-1])
+    spatial = tuple(
+        size + min(hi - u, 0)
+        for size, (_, hi), u in zip(g.dilated_input, g.padding, g.unreached, strict=True)
+    )
+    split = ctx.reshape(image, (x.shape[0], g.groups, channels // g.groups, *spatial))
+    swapped = ctx.e.transpose(split, (1, 0, *range(2, n + 3)))
+    return ctx.reshape(swapped, (1, x.shape[0] * g.groups, channels // g.groups, *spatial))

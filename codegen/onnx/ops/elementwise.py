@@ -1,0 +1,125 @@
+"""Elementwise functions of one operand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ....ir.graph import Node
+from ....ir.types import boolean, f64, i64
+from ..emit import Emitter
+from ..lowering import Lowering, Tensor, lowering, pointwise
+
+
+@pointwise("neg")
+def _neg(e: Emitter, x: str, node: Node) -> str:
+    unsigned = e.dtypes[x].kind == "uint"
+    return e.op("Sub", e.like(0, x), x) if unsigned else e.op("Neg", x)
+
+
+@pointwise("relu")
+def _relu(e: Emitter, x: str, node: Node) -> str:
+    return e.op("Relu", x) if e.dtypes[x].is_float else e.op("Max", x, e.like(0, x))
+
+
+@lowering("stop_gradient")
+def _stop_gradient(ctx: Lowering, node: Node) -> Tensor:
+    return ctx[node.inputs[0]]
+
+
+@pointwise("rsqrt")
+def _rsqrt(e: Emitter, x: str, node: Node) -> str:
+    return e.op("Reciprocal", e.op("Sqrt", x))
+
+
+@pointwise("is_finite")
+def _is_finite(e: Emitter, x: str, node: Node) -> str:
+    if not e.dtypes[x].is_float:
+        return e.op("Equal", x, x, dtype=boolean)
+    strange = e.op("Or", e.op("IsNaN", x, dtype=boolean), e.op("IsInf", x, dtype=boolean))
+    return e.logical_not(strange)
+
+
+@pointwise("expm1")
+def _expm1(e: Emitter, x: str, node: Node) -> str:
+    """Kahan's `(u - 1) * x / log(u)` with `u = exp(x)`: exact to rounding near 0."""
+    u = e.op("Exp", x)
+    less_one = e.op("Sub", u, e.like(1, x))
+    ratio = e.op("Div", e.op("Mul", less_one, x), e.op("Log", u))
+    far = e.op("Greater", e.op("Abs", x), e.like(1, x), dtype=boolean)
+    tiny = e.op("Equal", u, e.like(1, x), dtype=boolean)
+    return e.where(tiny, x, e.where(far, less_one, ratio))
+
+
+@pointwise("log1p")
+def _log1p(e: Emitter, x: str, node: Node) -> str:
+    """Kahan's `log(u) * x / (u - 1)` with `u = 1 + x`: exact to rounding near 0."""
+    u = e.op("Add", x, e.like(1, x))
+    log = e.op("Log", u)
+    ratio = e.op("Div", e.op("Mul", log, x), e.op("Sub", u, e.like(1, x)))
+    far = e.op("Greater", e.op("Abs", x), e.like(1, x), dtype=boolean)
+    infinite = e.op("Equal", x, e.like(-1, x), dtype=boolean)
+    tiny = e.op("Equal", u, e.like(1, x), dtype=boolean)
+    plain_log = e.op("Or", far, infinite)
+    return e.where(tiny, x, e.where(plain_log, log, ratio))
+
+
+@pointwise("erf")
+def _erf(e: Emitter, x: str, node: Node) -> str:
+    return _erf64(e, x) if e.dtypes[x] == f64 else e.op("Erf", x)
+
+
+_SPLIT = 2.0
+_END = 6.0  # from here on erf is 1 in f64
+
+
+def _erf64(e: Emitter, x: str) -> str:
+    """erf in f64, for which the runtime has no kernel, by two Chebyshev series.
+
+    `erf(x) = x * p(x^2)` up to 2 and `1 - exp(-x^2) * q(1/x)` beyond; the coefficients
+    interpolate the C library's erf and erfc.
+    """
+    size = e.op("Min", e.op("Abs", x), e.like(_END, x))
+    square = e.op("Mul", size, size)
+    inner_at = e.op("Min", square, e.like(_SPLIT**2, x))
+    inner = e.op("Mul", size, _chebyshev(e, inner_at, _inner, 0.0, _SPLIT**2))
+    outer_at = e.op("Reciprocal", e.op("Max", size, e.like(_SPLIT, x)))
+    tail = _chebyshev(e, outer_at, _outer, 1 / _END, 1 / _SPLIT)
+    outer = e.op("Sub", e.like(1, x), e.op("Mul", e.op("Exp", e.op("Neg", square)), tail))
+    near = e.op("Less", size, e.like(_SPLIT, x), dtype=boolean)
+    signed = e.op("Mul", e.op("Sign", x), e.where(near, inner, outer))
+    return e.where(e.op("IsNaN", x, dtype=boolean), x, signed)
+
+
+def _inner(square: float) -> float:
+    root = math.sqrt(square)
+    return math.erf(root) / root if root else 2 / math.sqrt(math.pi)
+
+
+def _outer(inverse: float) -> float:
+    return math.erfc(1 / inverse) * math.exp(1 / inverse**2)
+
+
+def _chebyshev(e: Emitter, x: str, function: object, low: float, high: float) -> str:
+    """Clenshaw's sum of the series that interpolates `function` on [low, high]."""
+    sampled = np.vectorize(function)
+    series = np.polynomial.Chebyshev.interpolate(sampled, 24, domain=[low, high]).coef
+    scaled = e.op("Mul", x, e.like(2 / (high - low), x))
+    t = e.op("Sub", scaled, e.like((high + low) / (high - low), x))
+    twice = e.op("Add", t, t)
+    newer, older = e.like(series[-1], x), e.like(0, x)
+    for c in series[-2:0:-1]:
+        step = e.op("Sub", e.op("Mul", twice, newer), older)
+        newer, older = e.op("Add", step, e.like(c, x)), newer
+    return e.op("Add", e.op("Sub", e.op("Mul", t, newer), older), e.like(series[0], x))
+
+
+@pointwise("cast")
+def _cast(e: Emitter, x: str, node: Node) -> str:
+    source, target = e.dtypes[x], node.output.dtype
+    if target.is_bool:
+        return e.logical_not(e.op("Equal", x, e.like(0, x), dtype=boolean))
+    if source.is_float and target.is_integer and target.bits < 32:
+        x = e.cast(x, i64)  # narrow casts of large floats saturate or wrap by machine
+    return e.cast(x, target)

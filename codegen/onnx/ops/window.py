@@ -1,0 +1,178 @@
+"""Pooling and its gradients, in NCHW."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....ir.graph import Node, Value
+from ....ir.types import Shape, TensorType, f64, i64, size_of
+from ..emit import KERNELS
+from ..lowering import Lowering, Tensor, lowering, plain
+from ..window import Ints, Padding, crop_spatial, pad_spatial, taps, untap
+from .conv import channels_first, flat
+
+
+def _onnx_attrs(node: Node) -> dict[str, object]:
+    attrs = node.attrs
+    return {"kernel_shape": attrs["window"], "strides": attrs["strides"],
+            "pads": flat(attrs["padding"])}  # fmt: skip
+
+
+def _is_wanted_by_gradient(ctx: Lowering, node: Node) -> bool:
+    """Whether a max_pool_grad of the same windows will ask for the positions of the maxima."""
+    return any(
+        user.op.name == "max_pool_grad"
+        and user.inputs[0] is node.inputs[0]
+        and dict(user.attrs) == dict(node.attrs)
+        for user in ctx.graph.users[node.inputs[0]]
+    )
+
+
+@lowering("max_pool")
+def _max_pool(ctx: Lowering, node: Node) -> Tensor:
+    """MaxPool; with positions only in a training step, for they make it six times slower."""
+    x, out = node.inputs[0], node.output
+    if x.dtype.is_integer and x.dtype.name not in KERNELS["MaxPool"]:
+        return _max_pool_by_taps(ctx, node)
+    order = channels_first(x.ndim)
+    if _is_wanted_by_gradient(ctx, node):
+        name, _ = _pool_with_positions(ctx, node)
+    else:
+        name = ctx.e.op("MaxPool", ctx.full(x, order), **_onnx_attrs(node))
+    return ctx.held(name, out.type, order)
+
+
+def _pool_with_positions(ctx: Lowering, node: Node) -> tuple[str, str]:
+    """The maxima of each window, and where they are in the flat NCHW input."""
+    x = node.inputs[0]
+    operand = ctx.full(x, channels_first(x.ndim))
+    pooled, positions = ctx.e.multi("MaxPool", [operand], (None, i64), _onnx_attrs(node))
+    return pooled, positions
+
+
+def _max_pool_by_taps(ctx: Lowering, node: Node) -> Tensor:
+    x, out, e = node.inputs[0], node.output, ctx.e
+    lowest = e.const(np.iinfo(x.dtype.numpy).min, x.dtype)
+    padded = pad_spatial(ctx, ctx.full(x), node.attrs["padding"], lowest)
+    window, strides = node.attrs["window"], node.attrs["strides"]
+    seen = taps(ctx, padded, _spatial(out.shape), window, strides, (1,) * len(window))
+    return plain(e.op("Max", *seen), out.type)
+
+
+def _spatial(shape: Shape) -> Ints:
+    return tuple(int(d) for d in shape[1:-1])
+
+
+@lowering("max_pool_grad")
+def _max_pool_grad(ctx: Lowering, node: Node) -> Tensor:
+    """MaxUnpool, or an accumulating scatter where windows overlap or the type is not f32."""
+    (x, dy), out, e = node.inputs, node.output, ctx.e
+    order = channels_first(x.ndim)
+    _, positions = _pool_with_positions(ctx, node)
+    incoming = ctx.full(dy, order)
+    shape = tuple(x.shape[a] for a in order)
+    window, strides = node.attrs["window"], node.attrs["strides"]
+    apart = all(k <= s for k, s in zip(window, strides, strict=True))
+    if apart and x.dtype != f64:
+        attrs = _onnx_attrs(node)
+        name = e.op("MaxUnpool", incoming, positions, ctx.sizes(shape), **attrs)
+        return ctx.held(name, out.type, order)
+    wide = e.accumulator(x.dtype)
+    zeros = e.op("Expand", e.const(0, wide), ctx.sizes((size_of(shape),)))
+    flat_dy = e.op("Reshape", e.cast(incoming, wide), e.ints(-1))
+    flat_at = e.op("Reshape", positions, e.ints(-1))
+    total = e.op("ScatterElements", zeros, flat_at, flat_dy, axis=0, reduction="add")
+    return ctx.held(ctx.reshape(e.cast(total, x.dtype), shape), out.type, order)
+
+
+@lowering("avg_pool")
+def _avg_pool(ctx: Lowering, node: Node) -> Tensor:
+    x, out, e = node.inputs[0], node.output, ctx.e
+    if x.dtype == f64:
+        return _avg_pool_by_taps(ctx, node)
+    order = channels_first(x.ndim)
+    include = int(node.attrs["include_padding"])
+    name = e.op("AveragePool", ctx.full(x, order), count_include_pad=include, **_onnx_attrs(node))
+    return ctx.held(name, out.type, order)
+
+
+def _avg_pool_by_taps(ctx: Lowering, node: Node) -> Tensor:
+    x, out, e = node.inputs[0], node.output, ctx.e
+    window, strides = node.attrs["window"], node.attrs["strides"]
+    padded = pad_spatial(ctx, ctx.full(x), node.attrs["padding"], e.const(0, x.dtype))
+    seen = taps(ctx, padded, _spatial(out.shape), window, strides, (1,) * len(window))
+    counts = e.const(_counts(node, _spatial(x.shape), _spatial(out.shape)), x.dtype)
+    return plain(e.op("Div", e.op("Sum", *seen), counts), out.type)
+
+
+def _counts(node: Node, size: Ints, out: Ints) -> np.ndarray:
+    """What each window's sum is divided by: one number, or `[*out, 1]`."""
+    window, strides, padding = (node.attrs[k] for k in ("window", "strides", "padding"))
+    if node.attrs["include_padding"] or not any(map(any, padding)):
+        return np.asarray(np.prod(window), np.float64)
+    counts = np.ones((*out, 1))
+    for axis, (n, k, s, (low, _)) in enumerate(zip(size, window, strides, padding, strict=True)):
+        starts = np.arange(out[axis]) * s - low
+        met = np.minimum(starts + k, n) - np.maximum(starts, 0)
+        counts = counts * met.reshape([-1 if a == axis else 1 for a in range(len(out) + 1)])
+    return counts
+
+
+@lowering("avg_pool_grad")
+def _avg_pool_grad(ctx: Lowering, node: Node) -> Tensor:
+    dy, out, e = node.inputs[0], node.output, ctx.e
+    window, strides, padding = (node.attrs[k] for k in ("window", "strides", "padding"))
+    counts = _counts(node, _spatial(out.shape), _spatial(dy.shape))
+    type = TensorType(dy.dtype, counts.shape)
+    divisor = ctx.renamed(plain(e.const(counts, dy.dtype), type), dy.type,
+                          range(1, dy.ndim) if counts.ndim else ())  # fmt: skip
+    share = ctx.pointwise(lambda a, b: e.op("Div", a, b), [ctx[dy], divisor], dy.type)
+    if window == strides and not any(map(any, padding)):
+        return _repeated(ctx, share, out, window)
+    if dy.dtype == f64:
+        return _avg_grad_by_taps(ctx, node, share)
+    return _spread_by_conv(ctx, share, out, window, strides, padding)
+
+
+def _repeated(ctx: Lowering, share: Tensor, out: Value, window: Ints) -> Tensor:
+    """Windows side by side: each share is repeated over its window, the rest is zero."""
+    e = ctx.e
+    order = channels_first(out.ndim)
+    sizes = [share.type.shape[a] for a in order]
+    split, repeated, joined = list(sizes[:2]), list(sizes[:2]), list(sizes[:2])
+    for n, k in zip(sizes[2:], window, strict=True):
+        split, repeated, joined = [*split, n, 1], [*repeated, n, k], [*joined, n * k]
+    name = ctx.reshape(ctx.full(share, order), tuple(split))
+    name = ctx.reshape(e.op("Expand", name, ctx.sizes(tuple(repeated))), tuple(joined))
+    rest = [int(out.shape[a] - n) for a, n in zip(order[2:], joined[2:], strict=True)]
+    if any(rest):
+        widths = e.ints(*[0] * (out.ndim + 2), *rest)
+        name = e.op("Pad", name, widths, e.like(0, name))
+    return ctx.held(name, out.type, order)
+
+
+def _spread_by_conv(
+    ctx: Lowering, share: Tensor, out: Value, window: Ints, strides: Ints, padding: Padding
+) -> Tensor:
+    """Overlapping windows: a depthwise ConvTranspose with a kernel of ones."""
+    e = ctx.e
+    order = channels_first(out.ndim)
+    channels = int(out.shape[-1])
+    ones = e.const(np.ones((channels, 1, *window)), out.dtype)
+    sizes = zip(
+        _spatial(out.shape), _spatial(share.type.shape), window, strides, padding, strict=True
+    )
+    extra = [n + lo + hi - k - s * (m - 1) for n, m, k, s, (lo, hi) in sizes]
+    name = e.op("ConvTranspose", ctx.full(share, order), ones, kernel_shape=window,
+                strides=strides, pads=flat(padding), group=channels, output_padding=extra)  # fmt: skip
+    return ctx.held(name, out.type, order)
+
+
+def _avg_grad_by_taps(ctx: Lowering, node: Node, share: Tensor) -> Tensor:
+    out = node.output
+    window, strides, padding = (node.attrs[k] for k in ("window", "strides", "padding"))
+    name, sizes = ctx.full(share), _spatial(out.shape)
+    padded = [lo + n + hi for n, (lo, hi) in zip(sizes, padding, strict=True)]
+    shares = [(tap, name) for tap in np.ndindex(window)]
+    total = untap(ctx, shares, share.type.shape, padded, strides, (1,) * len(window))
+    return plain(crop_spatial(ctx, total, [lo for lo, _ in padding], sizes), out.type)

@@ -1,0 +1,188 @@
+"""The ONNX backend: graphs run by stock ONNX Runtime on the CPU, state kept between runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..codegen.onnx.emit import PROTO
+from ..codegen.onnx.lower import NEW, lower
+from ..ir import Graph
+from ..ir.errors import ArgumentError, BackendError
+from ..ir.evaluate import match_type
+from ..ir.types import as_dtype, type_of
+
+try:
+    import onnxruntime as ort
+except ImportError:
+    raise BackendError('backend "onnx" needs ONNX Runtime: pip install "hornfels[cpu]"') from None
+
+Result = TypeVar("Result")
+_KEPT_BINDINGS = 8
+"""Bindings that an executable keeps, one for each arrangement of the state's buffers."""
+
+
+@cache
+def _worker() -> ThreadPoolExecutor:
+    """The one thread on which sessions are made and run.
+
+    Moments that decay towards zero become denormals, which make an optimizer's pass ten times
+    slower, so sessions flush them. ONNX Runtime sets that on the thread that makes a session
+    and leaves it set, where it would change NumPy's results too; hence a thread of its own.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="hornfels-onnx")
+
+
+def _on_worker(function: Callable[..., Result], *arguments: Any) -> Result:
+    return _worker().submit(function, *arguments).result()
+
+
+@dataclass(eq=False)
+class Buffer:
+    """A host array and the same memory as ONNX Runtime sees it."""
+
+    array: np.ndarray
+    value: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        dtype = as_dtype(self.array.dtype)
+        if dtype.name == "bf16":  # a type that ONNX Runtime cannot take from NumPy
+            bits = self.array.view(np.uint16)
+            make = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
+            self.value = make(bits, PROTO[dtype.name])
+        else:
+            self.value = ort.OrtValue.ortvalue_from_numpy(self.array)
+
+
+def _empty_like(array: np.ndarray) -> Buffer:
+    return Buffer(np.empty(array.shape, array.dtype))
+
+
+class OnnxState:
+    """State in pairs of buffers: a run reads one of a pair and writes the other.
+
+    ONNX Runtime may run an update before the last reader of the old value, so state is never
+    written in place. After a run that succeeded the pairs swap.
+    """
+
+    def __init__(self) -> None:
+        self.current: dict[str, Buffer] = {}
+        self.spare: dict[str, Buffer] = {}
+
+    def read(self, name: str) -> np.ndarray:
+        return self.current[name].array.copy()
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        array = np.asarray(array)
+        held = self.current.get(name)
+        if held is None or type_of(held.array) != type_of(array):
+            self.current[name] = Buffer(np.array(array, order="C"))
+            self.spare.pop(name, None)
+        else:
+            np.copyto(held.array, array)
+
+    def names(self) -> Iterable[str]:
+        return self.current
+
+    def target(self, name: str) -> Buffer:
+        """The buffer that the next update of `name` goes to."""
+        if name not in self.spare:
+            self.spare[name] = _empty_like(self.current[name].array)
+        return self.spare[name]
+
+    def swap(self, names: Iterable[str]) -> None:
+        """Make the updates of a run the current values."""
+        for name in names:
+            self.current[name], self.spare[name] = self.spare[name], self.current[name]
+
+
+class OnnxExecutable:
+    """One session; it serves every size of the graph's symbolic dimensions."""
+
+    peak_bytes = 0  # ONNX Runtime plans its memory by itself and does not tell
+
+    def __init__(self, graph: Graph, threads: int) -> None:
+        self.graph = graph
+        self._updated = tuple(old.name for old, _ in graph.updates)
+        self._session = _on_worker(_session, lower(graph).SerializeToString(), threads)
+        self._bindings: dict[tuple[int, ...], tuple[Any, tuple[Buffer, ...]]] = {}
+
+    def __call__(self, state: OnnxState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        sizes: dict[str, int] = {}
+        given = [self._input(v.name, v.type, inputs, sizes) for v in self.graph.inputs]
+        binding = self._binding(state)
+        for v, buffer in zip(self.graph.inputs, given, strict=True):
+            binding.bind_ortvalue_input(v.name, buffer.value)
+        outputs: dict[str, Buffer] = {}
+        for name, v in zip(self.graph.output_names, self.graph.outputs, strict=True):
+            shape = [int(d) for d in v.type.substitute(sizes).shape]
+            outputs[name] = Buffer(np.empty(shape, v.dtype.numpy))
+            binding.bind_ortvalue_output(name, outputs[name].value)
+        _on_worker(self._session.run_with_iobinding, binding)
+        state.swap(self._updated)
+        return {name: buffer.array for name, buffer in outputs.items()}
+
+    @staticmethod
+    def _input(
+        name: str, type: Any, inputs: Mapping[str, np.ndarray], sizes: dict[str, int]
+    ) -> Buffer:
+        """An input that fits, in row-major order; reads the sizes of symbols off it."""
+        if name not in inputs:
+            raise ArgumentError(f"input {name}: {type} is missing")
+        array = np.asarray(inputs[name], order="C")
+        match_type(name, type, type_of(array), sizes)
+        if array.ndim and not array.flags.writeable:
+            array = array.copy()  # ONNX Runtime takes no read-only memory
+        return Buffer(array)
+
+    def _binding(self, state: OnnxState) -> Any:
+        """A binding with the state's buffers, made anew only if they are not those of before."""
+        read = [state.current[v.name] for v in self.graph.state]
+        written = [state.target(name) for name in self._updated]
+        key = tuple(map(id, read + written))
+        if key not in self._bindings:
+            if len(self._bindings) >= _KEPT_BINDINGS:
+                self._bindings.clear()
+            binding = self._session.io_binding()
+            for v, buffer in zip(self.graph.state, read, strict=True):
+                binding.bind_ortvalue_input(v.name, buffer.value)
+            for name, buffer in zip(self._updated, written, strict=True):
+                binding.bind_ortvalue_output(NEW + name, buffer.value)
+            self._bindings[key] = binding, (*read, *written)  # ids stay taken while these live
+        return self._bindings[key][0]
+
+
+def _session(model: bytes, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # warnings are about the user's model, which is checked
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
+
+
+class OnnxBackend:
+    """Backend `onnx`: stock ONNX Runtime.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Threads within one operator; the cores that the process may use by default.
+    """
+
+    name = "onnx"
+    symbolic = True
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or len(os.sched_getaffinity(0))
+
+    def state(self) -> OnnxState:
+        return OnnxState()
+
+    def compile(self, graph: Graph) -> OnnxExecutable:
+        return OnnxExecutable(graph, self.threads)
