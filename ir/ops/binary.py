@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from ..errors import DTypeError, ShapeError
 from ..graph import Value
-from ..op import CODE, Op, case, define, reject
+from ..op import CODE, Op, Rejected, case, define, reject
 from ..scalar import Element, Math
-from ..sugar import full, select as where
+from ..sugar import full
+from ..sugar import select as where
 from ..types import DType, TensorType, bf16, boolean, f16, f32, f64, i8, i32, i64, u8, u32
 from .common import (
-    DISCRETE, require_bool, require_float, require_integer, require_number, require_same,
-)  # fmt: skip
+    DISCRETE,
+    N,
+    require_bool,
+    require_float,
+    require_integer,
+    require_number,
+    require_same,
+)
 
 Rule = Callable[[TensorType, TensorType], TensorType]
 
@@ -29,6 +35,15 @@ def _rule(op: str, require: Callable[..., None], result: DType | None = None) ->
         return x if result is None else x.with_dtype(result)
 
     return rule
+
+
+def _unequal(op: str) -> list[Rejected]:
+    """What all operations of two equal types refuse."""
+    error = f"{op}: operands must have one"
+    return [
+        reject(f32(3), f32(4), error=f"{error} shape, got f32[3] and f32[4]"),
+        reject(f32(3), i32(3), error=f"{error} dtype, got f32[3] and i32[3]"),
+    ]
 
 
 # --- arithmetic ------------------------------------------------------------------------------
@@ -48,6 +63,14 @@ add = define(Op(
     kind="elementwise",
     type=_rule("add", require_number), numpy=np.add, vjp=_add_vjp,
     scalar=_add_scalar, onnx="Add",
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(f32(N, 3), f32(N, 3)), case(f16(5), f16(5)),
+        case(bf16(5), bf16(5)), case(i32(6), i32(6)), case(u8(6), u8(6)),
+    ],
+    rejects=[
+        *_unequal("add"),
+        reject(boolean(3), boolean(3), error="add: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -65,6 +88,14 @@ sub = define(Op(
     kind="elementwise",
     type=_rule("sub", require_number), numpy=np.subtract, vjp=_sub_vjp,
     scalar=_sub_scalar, onnx="Sub",
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(f32(N, 3), f32(N, 3)), case(f16(5), f16(5)),
+        case(bf16(5), bf16(5)), case(i32(6), i32(6)), case(u8(6), u8(6)),
+    ],
+    rejects=[
+        *_unequal("sub"),
+        reject(boolean(3), boolean(3), error="sub: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -82,6 +113,14 @@ mul = define(Op(
     kind="elementwise",
     type=_rule("mul", require_number), numpy=np.multiply, vjp=_mul_vjp,
     scalar=_mul_scalar, onnx="Mul",
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(f32(N, 3), f32(N, 3)), case(f16(5), f16(5)),
+        case(bf16(5), bf16(5)), case(i32(6), i32(6)), case(u8(6), u8(6)),
+    ],
+    rejects=[
+        *_unequal("mul"),
+        reject(boolean(3), boolean(3), error="mul: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -108,6 +147,16 @@ div = define(Op(
     kind="elementwise",
     type=_rule("div", require_number), numpy=_div_numpy, vjp=_div_vjp,
     scalar=_div_scalar, onnx="Div",
+    samples=[
+        case(f32(4, 7), f32(4, 7), domain=(0.5, 2.0)), case(f32(N), f32(N), domain=(-3.0, -0.5)),
+        case(f16(5), f16(5), domain=(0.5, 2.0)), case(bf16(5), bf16(5), domain=(0.5, 2.0)),
+        case(i32(40), i32(40), integers=(-9, 9)), case(u32(40), u32(40), integers=(0, 9)),
+        case(i8(40), i8(40), integers=(-128, 128)),
+    ],
+    rejects=[
+        *_unequal("div"),
+        reject(boolean(3), boolean(3), error="div: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -127,6 +176,16 @@ remainder = define(Op(
     kind="elementwise",
     type=_rule("remainder", require_number), numpy=np.remainder, vjp=_remainder_vjp,
     scalar=_remainder_scalar, onnx=CODE,
+    samples=[
+        case(f32(4, 7), f32(4, 7), domain=(0.5, 4.0)), case(f32(N), f32(N), domain=(-4.0, -0.5)),
+        case(f32(40), f32(40)), case(f16(5), f16(5), domain=(0.5, 2.0)),
+        case(bf16(5), bf16(5), domain=(0.5, 2.0)), case(i32(40), i32(40), integers=(-9, 9)),
+        case(u32(40), u32(40), integers=(0, 9)),
+    ],
+    rejects=[
+        *_unequal("remainder"),
+        reject(boolean(3), boolean(3), error="remainder: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -151,6 +210,14 @@ pow_ = define(Op(
     kind="elementwise",
     type=_rule("pow", require_float), numpy=np.power, vjp=_pow_vjp,
     scalar=_pow_scalar, onnx="Pow",
+    samples=[
+        case(f32(4, 7), f32(4, 7), domain=(0.5, 3.0)), case(f32(N), f32(N), domain=(0.5, 3.0)),
+        case(f16(5), f16(5), domain=(0.5, 2.0)), case(bf16(5), bf16(5), domain=(0.5, 2.0)),
+    ],
+    rejects=[
+        reject(f32(3), f32(4), error="pow: operands must have one shape, got f32[3] and f32[4]"),
+        reject(i32(3), i32(3), error="pow: operand x must be floating point, got i32[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -173,6 +240,14 @@ maximum = define(Op(
     kind="elementwise",
     type=_rule("maximum", require_number), numpy=np.maximum, vjp=_extremum_vjp,
     scalar=_maximum_scalar, onnx=CODE,
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(f32(N, 3), f32(N, 3)), case(f16(5), f16(5)),
+        case(bf16(5), bf16(5)), case(i32(6), i32(6)), case(u32(6), u32(6)),
+    ],
+    rejects=[
+        *_unequal("maximum"),
+        reject(boolean(3), boolean(3), error="maximum: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -186,6 +261,14 @@ minimum = define(Op(
     kind="elementwise",
     type=_rule("minimum", require_number), numpy=np.minimum, vjp=_extremum_vjp,
     scalar=_minimum_scalar, onnx=CODE,
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(f32(N, 3), f32(N, 3)), case(f16(5), f16(5)),
+        case(bf16(5), bf16(5)), case(i32(6), i32(6)), case(u32(6), u32(6)),
+    ],
+    rejects=[
+        *_unequal("minimum"),
+        reject(boolean(3), boolean(3), error="minimum: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -202,6 +285,8 @@ logical_and = define(Op(
     kind="elementwise",
     type=_rule("logical_and", require_bool), numpy=np.logical_and, vjp=DISCRETE,
     scalar=_logical_and_scalar, onnx="And",
+    samples=[case(boolean(4, 7), boolean(4, 7)), case(boolean(N), boolean(N))],
+    rejects=[reject(i32(3), i32(3), error="logical_and: operand x must be bool, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -215,6 +300,8 @@ logical_or = define(Op(
     kind="elementwise",
     type=_rule("logical_or", require_bool), numpy=np.logical_or, vjp=DISCRETE,
     scalar=_logical_or_scalar, onnx="Or",
+    samples=[case(boolean(4, 7), boolean(4, 7)), case(boolean(N), boolean(N))],
+    rejects=[reject(i32(3), i32(3), error="logical_or: operand x must be bool, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -228,6 +315,8 @@ bit_and = define(Op(
     kind="elementwise",
     type=_rule("bit_and", require_integer), numpy=np.bitwise_and, vjp=DISCRETE,
     scalar=_bit_and_scalar, onnx="BitwiseAnd",
+    samples=[case(u32(4, 7), u32(4, 7)), case(i32(N), i32(N)), case(u8(5), u8(5))],
+    rejects=[reject(f32(3), f32(3), error="bit_and: operand x must be an integer, got f32[3]")],
 ))  # fmt: skip
 
 
@@ -241,6 +330,8 @@ bit_or = define(Op(
     kind="elementwise",
     type=_rule("bit_or", require_integer), numpy=np.bitwise_or, vjp=DISCRETE,
     scalar=_bit_or_scalar, onnx="BitwiseOr",
+    samples=[case(u32(4, 7), u32(4, 7)), case(i32(N), i32(N)), case(u8(5), u8(5))],
+    rejects=[reject(f32(3), f32(3), error="bit_or: operand x must be an integer, got f32[3]")],
 ))  # fmt: skip
 
 
@@ -254,6 +345,8 @@ bit_xor = define(Op(
     kind="elementwise",
     type=_rule("bit_xor", require_integer), numpy=np.bitwise_xor, vjp=DISCRETE,
     scalar=_bit_xor_scalar, onnx="BitwiseXor",
+    samples=[case(u32(4, 7), u32(4, 7)), case(i32(N), i32(N)), case(u8(5), u8(5))],
+    rejects=[reject(f32(3), f32(3), error="bit_xor: operand x must be an integer, got f32[3]")],
 ))  # fmt: skip
 
 
@@ -267,6 +360,11 @@ shift_left = define(Op(
     kind="elementwise",
     type=_rule("shift_left", require_integer), numpy=np.left_shift, vjp=DISCRETE,
     scalar=_shift_left_scalar, onnx=CODE,
+    samples=[
+        case(u32(4, 7), u32(4, 7), integers=(0, 32)), case(u32(N), u32(N), integers=(0, 9)),
+        case(i32(9), i32(9), integers=(0, 9)), case(u8(9), u8(9), integers=(0, 8)),
+    ],
+    rejects=[reject(f32(3), f32(3), error="shift_left: operand x must be an integer, got f32[3]")],
 ))  # fmt: skip
 
 
@@ -281,6 +379,11 @@ shift_right = define(Op(
     kind="elementwise",
     type=_rule("shift_right", require_integer), numpy=np.right_shift, vjp=DISCRETE,
     scalar=_shift_right_scalar, onnx=CODE,
+    samples=[
+        case(u32(4, 7), u32(4, 7), integers=(0, 32)), case(u32(N), u32(N), integers=(0, 9)),
+        case(i32(9), i32(9), integers=(0, 9)), case(u8(9), u8(9), integers=(0, 8)),
+    ],
+    rejects=[reject(f32(3), f32(3), error="shift_right: operand x must be an integer, got f32[3]")],
 ))  # fmt: skip
 
 
@@ -301,6 +404,11 @@ equal = define(Op(
     kind="elementwise",
     type=_rule("equal", _require_any, boolean), numpy=np.equal, vjp=DISCRETE,
     scalar=_equal_scalar, onnx="Equal",
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(i32(N), i32(N)), case(boolean(5), boolean(5)),
+        case(u8(9), u8(9)), case(bf16(3), bf16(3)),
+    ],
+    rejects=_unequal("equal"),
 ))  # fmt: skip
 
 
@@ -314,6 +422,11 @@ not_equal = define(Op(
     kind="elementwise",
     type=_rule("not_equal", _require_any, boolean), numpy=np.not_equal, vjp=DISCRETE,
     scalar=_not_equal_scalar, onnx=CODE,
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(i32(N), i32(N)), case(boolean(5), boolean(5)),
+        case(u8(9), u8(9)), case(bf16(3), bf16(3)),
+    ],
+    rejects=_unequal("not_equal"),
 ))  # fmt: skip
 
 
@@ -327,6 +440,14 @@ less = define(Op(
     kind="elementwise",
     type=_rule("less", require_number, boolean), numpy=np.less, vjp=DISCRETE,
     scalar=_less_scalar, onnx="Less",
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(i32(N), i32(N)), case(u32(9), u32(9)),
+        case(bf16(3), bf16(3)), case(f16(3), f16(3)),
+    ],
+    rejects=[
+        *_unequal("less"),
+        reject(boolean(3), boolean(3), error="less: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -340,6 +461,14 @@ less_equal = define(Op(
     kind="elementwise",
     type=_rule("less_equal", require_number, boolean), numpy=np.less_equal, vjp=DISCRETE,
     scalar=_less_equal_scalar, onnx="LessOrEqual",
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(i32(N), i32(N)), case(u32(9), u32(9)),
+        case(bf16(3), bf16(3)), case(f16(3), f16(3)),
+    ],
+    rejects=[
+        *_unequal("less_equal"),
+        reject(boolean(3), boolean(3), error="less_equal: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -353,6 +482,14 @@ greater = define(Op(
     kind="elementwise",
     type=_rule("greater", require_number, boolean), numpy=np.greater, vjp=DISCRETE,
     scalar=_greater_scalar, onnx="Greater",
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(i32(N), i32(N)), case(u32(9), u32(9)),
+        case(bf16(3), bf16(3)), case(f16(3), f16(3)),
+    ],
+    rejects=[
+        *_unequal("greater"),
+        reject(boolean(3), boolean(3), error="greater: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -366,6 +503,15 @@ greater_equal = define(Op(
     kind="elementwise",
     type=_rule("greater_equal", require_number, boolean), numpy=np.greater_equal, vjp=DISCRETE,
     scalar=_greater_equal_scalar, onnx="GreaterOrEqual",
+    samples=[
+        case(f32(4, 7), f32(4, 7)), case(i32(N), i32(N)), case(u32(9), u32(9)),
+        case(bf16(3), bf16(3)), case(f16(3), f16(3)),
+    ],
+    rejects=[
+        *_unequal("greater_equal"),
+        reject(boolean(3), boolean(3),
+               error="greater_equal: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -394,6 +540,17 @@ select = define(Op(
     kind="elementwise",
     type=_select_type, numpy=np.where, vjp=_select_vjp,
     scalar=_select_scalar, onnx="Where",
+    samples=[
+        case(boolean(4, 7), f32(4, 7), f32(4, 7)), case(boolean(N), i32(N), i32(N)),
+        case(boolean(5), bf16(5), bf16(5)), case(boolean(5), boolean(5), boolean(5)),
+    ],
+    rejects=[
+        reject(f32(3), f32(3), f32(3), error="select: operand condition must be bool, got f32[3]"),
+        reject(boolean(3), f32(3), i32(3),
+               error="select: operands must have one dtype, got f32[3] and i32[3]"),
+        reject(boolean(2), f32(3), f32(3),
+               error="select: operands must have one shape, got bool[2] and f32[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -418,8 +575,17 @@ def _cast_scalar(m: Math, x: Element, *, dtype: DType) -> Element:
 cast = define(Op(
     name="cast",
     doc="""`x` as `dtype`: rounded to nearest even among floats, cut toward zero from float to
-    integer (undefined if that is out of range), wrapped around among integers, `x != 0` as bool.""",
+    integer (undefined out of its range), wrapped around among integers, `x != 0` as bool.""",
     kind="elementwise",
     type=_cast_type, numpy=_cast_numpy, vjp=_cast_vjp,
     scalar=_cast_scalar, onnx=CODE,
+    samples=[
+        case(f32(4, 7), dtype=f64), case(f32(N), dtype=f32), case(f64(5), dtype=f32),
+        case(f32(5), dtype=bf16), case(f32(5), dtype=f16), case(bf16(5), dtype=f32),
+        case(f32(9), dtype=i32, domain=(-9.0, 9.0)), case(i32(9), dtype=f32),
+        case(i32(9), dtype=u8, integers=(0, 300)), case(u32(5), dtype=f32),
+        case(boolean(5), dtype=f32), case(f32(5), dtype=boolean), case(i64(5), dtype=i32),
+        case(i32(5), dtype=boolean),
+    ],
+    rejects=[reject(f32(3), dtype="f32", error="cast: dtype must be one of the IR's, got 'f32'")],
 ))  # fmt: skip

@@ -12,10 +12,13 @@ import numpy as np
 
 from ..errors import ArgumentError, DTypeError, ShapeError
 from ..op import Reason
-from ..types import Dim, TensorType, f32
+from ..types import Dim, TensorType, f32, symbol
 
 DISCRETE = Reason("the result is a truth value or an integer")
 """Why comparisons, bit operations and index arithmetic have no vjp."""
+
+N = symbol("N")
+"""The batch, as the frontend names it; the samples use it."""
 
 FIXED_HINT = "give that dimension a size when the model or function is traced"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import DTypeError, ShapeError
+from ..errors import DTypeError
 from ..op import CODE, Op, Reason, case, define, reject
-from ..types import DType, Shape, TensorType, boolean, f32, i32, size_of, type_of, u32
-from .common import DISCRETE, require_axis
+from ..types import DType, Shape, TensorType, bf16, boolean, f32, i32, size_of, type_of, u32
+from .common import DISCRETE, N, require_axis
 
 _NO_OPERANDS = Reason("it has no operands")
 
@@ -28,6 +28,12 @@ constant = define(Op(
     kind="constant",
     type=_constant_type, numpy=_constant_numpy, vjp=_NO_OPERANDS,
     onnx=CODE,
+    samples=[
+        case(value=np.arange(6, dtype=np.float32).reshape(2, 3)), case(value=np.asarray(True)),
+        case(value=np.asarray([1.5, -2.0]).astype(bf16.numpy)),
+        case(value=np.zeros((0, 3), np.int32)), case(value=np.asarray([np.inf, -np.inf, 0.1])),
+    ],
+    rejects=[reject(value=1.0, error="constant: value must be a NumPy array, got float")],
 ))  # fmt: skip
 
 
@@ -50,6 +56,15 @@ iota = define(Op(
     kind="index",
     type=_iota_type, numpy=_iota_numpy, vjp=_NO_OPERANDS,
     onnx=CODE,
+    samples=[
+        case(shape=(4, 3), axis=0, dtype=i32), case(shape=(4, 3), axis=1, dtype=f32),
+        case(shape=(5,), axis=0, dtype=u32), case(shape=(2, 9), axis=1, dtype=bf16),
+    ],
+    rejects=[
+        reject(shape=(4,), axis=1, dtype=f32,
+               error="iota: axis must be in [0, 1), got 1 for f32[4]"),
+        reject(shape=(4,), axis=0, dtype=boolean, error="iota: dtype must be a number, got bool"),
+    ],
 ))  # fmt: skip
 
 
@@ -109,6 +124,8 @@ rng_bits = define(Op(
     kind="index",
     type=_rng_bits_type, numpy=_rng_bits_numpy, vjp=DISCRETE,
     onnx=CODE,
+    samples=[case(u32(2), shape=(3, 5)), case(u32(2), shape=()), case(u32(2), shape=(0, 2))],
+    rejects=[reject(u32(3), shape=(4,), error="rng_bits: operand key must be u32[2], got u32[3]")],
 ))  # fmt: skip
 
 
@@ -127,4 +144,8 @@ dimension_size = define(Op(
     kind="index",
     type=_dimension_size_type, numpy=_dimension_size_numpy, vjp=DISCRETE,
     onnx=CODE,
+    samples=[case(f32(N, 3), axis=0), case(f32(N, 3), axis=1), case(i32(2, 3, 4), axis=2)],
+    rejects=[
+        reject(f32(3), axis=1, error="dimension_size: axis must be in [0, 1), got 1 for f32[3]"),
+    ],
 ))  # fmt: skip

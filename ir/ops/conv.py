@@ -14,18 +14,36 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, ShapeError
+from ..errors import ShapeError
 from ..graph import Value
 from ..op import CODE, Op, case, define, reject
-from ..types import Shape, Size, TensorType, f32, i32, symbol
+from ..types import Shape, TensorType, bf16, f16, f32, i32
 from .common import (
-    require_at_least, require_fixed, require_float, require_length, require_rank,
-    require_same_dtype, widen,
-)  # fmt: skip
+    N,
+    require_at_least,
+    require_fixed,
+    require_float,
+    require_length,
+    require_rank,
+    require_same_dtype,
+    widen,
+)
 from .shape import dilated
 
 Ints = tuple[int, ...]
 Padding = tuple[tuple[int, int], ...]
+
+
+def _geometry(
+    rank: int, *, strides: int = 1, padding: tuple[int, int] = (0, 0), input_dilation: int = 1,
+    kernel_dilation: int = 1, groups: int = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """The attributes of a sample: the same along all spatial axes."""
+    return {
+        "strides": (strides,) * rank, "padding": (padding,) * rank,
+        "input_dilation": (input_dilation,) * rank,
+        "kernel_dilation": (kernel_dilation,) * rank, "groups": groups,
+    }  # fmt: skip
 
 
 def window_size(op: str, size: int, window: int, stride: int, low: int, high: int) -> int:
@@ -155,6 +173,41 @@ conv = define(Op(
     kind="contraction",
     type=_conv_type, numpy=_conv_numpy, vjp=_conv_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(N, 5, 5, 2), f32(3, 3, 2, 4), **_geometry(2)),
+        case(f32(2, 6, 5, 3), f32(3, 2, 3, 4), **_geometry(2, strides=2, padding=(1, 1))),
+        case(f32(2, 7, 7, 4), f32(3, 3, 2, 6), **_geometry(2, kernel_dilation=2, groups=2)),
+        case(f32(2, 4, 4, 2), f32(3, 3, 2, 3), **_geometry(2, input_dilation=2, padding=(2, 1))),
+        case(f32(N, 9, 3), f32(4, 1, 6), **_geometry(1, strides=3, padding=(0, 2), groups=3)),
+        case(f32(1, 4, 4, 4, 2), f32(2, 2, 2, 2, 3), **_geometry(3)),
+        case(f32(2, 6, 6, 2), f32(2, 3, 2, 3), **_geometry(2, strides=4, padding=(1, 0),
+                                                           input_dilation=3, kernel_dilation=2)),
+        case(f16(1, 5, 5, 9), f16(3, 3, 9, 2), **_geometry(2)),
+        case(bf16(1, 5, 5, 9), bf16(3, 3, 9, 2), **_geometry(2)),
+    ],
+    rejects=[
+        reject(i32(2, 5, 5, 2), i32(3, 3, 2, 4), **_geometry(2),
+               error="conv: operand x must be floating point, got i32[2,5,5,2]"),
+        reject(f32(2, 5, 5, 2), f32(3, 3, 3, 4), **_geometry(2),
+               error="conv: the kernel must take channels / groups and give a multiple of "
+                     "groups, got f32[3,3,3,4] with groups=1 for f32[2,5,5,2]"),
+        reject(f32(2, 5, 5, 4), f32(3, 3, 2, 3), **_geometry(2, groups=2),
+               error="conv: the kernel must take channels / groups and give a multiple of "
+                     "groups, got f32[3,3,2,3] with groups=2 for f32[2,5,5,4]"),
+        reject(f32(2, 2, 5, 2), f32(3, 3, 2, 4), **_geometry(2),
+               error="conv: the window must fit into the padded input, "
+                     "got a window of 3 in 2 + 0 + 0"),
+        reject(f32(2, 5, 2), f32(3, 3, 2, 4), **_geometry(2),
+               error="conv: operands must have one rank, got f32[2,5,2] and f32[3,3,2,4]"),
+        reject(f32(2, N, 5, 2), f32(3, 3, 2, 4), **_geometry(2),
+               error="conv: operand x must have a fixed size along axis 1, got f32[2,N,5,2]"),
+        reject(f32(2, 5, 5, 2), f32(3, 3, 2, 4), **_geometry(1),
+               error="conv: padding must have 2 entries, got ((0, 0),)"),
+        reject(f32(2, 5, 5, 2), f32(3, 3, 2, 4), **_geometry(2, padding=(-1, 0)),
+               error="conv: padding must be 0 or more, got (-1, 0)"),
+        reject(f32(2, 5, 5, 2), f32(3, 3, 2, 4), **_geometry(2, strides=0),
+               error="conv: strides must be 1 or more, got (0, 0)"),
+    ],
 ))  # fmt: skip
 
 
@@ -202,6 +255,25 @@ conv_input_grad = define(Op(
     kind="contraction",
     type=_input_grad_type, numpy=_input_grad_numpy, vjp=_input_grad_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(N, 3, 3, 4), f32(3, 3, 2, 4), input_shape=(N, 5, 5, 2), **_geometry(2)),
+        case(f32(2, 3, 3, 4), f32(3, 2, 3, 4), input_shape=(2, 6, 5, 3),
+             **_geometry(2, strides=2, padding=(1, 1))),
+        case(f32(2, 3, 3, 6), f32(3, 3, 2, 6), input_shape=(2, 7, 7, 4),
+             **_geometry(2, kernel_dilation=2, groups=2)),
+        case(f32(2, 8, 8, 3), f32(3, 3, 2, 3), input_shape=(2, 4, 4, 2),
+             **_geometry(2, input_dilation=2, padding=(2, 1))),
+        case(f32(N, 3, 6), f32(4, 1, 6), input_shape=(N, 9, 3),
+             **_geometry(1, strides=3, padding=(0, 2), groups=3)),
+        case(bf16(1, 3, 3, 2), bf16(3, 3, 9, 2), input_shape=(1, 5, 5, 9), **_geometry(2)),
+    ],
+    rejects=[
+        reject(f32(2, 4, 3, 4), f32(3, 3, 2, 4), input_shape=(2, 5, 5, 2), **_geometry(2),
+               error="conv_input_grad: operand dy must be f32[2,3,3,4], got f32[2,4,3,4]"),
+        reject(f32(2, 3, 3, 4), f16(3, 3, 2, 4), input_shape=(2, 5, 5, 2), **_geometry(2),
+               error="conv_input_grad: operands must have one dtype, "
+                     "got f32[2,3,3,4] and f16[3,3,2,4]"),
+    ],
 ))  # fmt: skip
 
 
@@ -239,4 +311,22 @@ conv_kernel_grad = define(Op(
     kind="contraction",
     type=_kernel_grad_type, numpy=_kernel_grad_numpy, vjp=_kernel_grad_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(N, 5, 5, 2), f32(N, 3, 3, 4), kernel_shape=(3, 3, 2, 4), **_geometry(2)),
+        case(f32(2, 6, 5, 3), f32(2, 3, 3, 4), kernel_shape=(3, 2, 3, 4),
+             **_geometry(2, strides=2, padding=(1, 1))),
+        case(f32(2, 7, 7, 4), f32(2, 3, 3, 6), kernel_shape=(3, 3, 2, 6),
+             **_geometry(2, kernel_dilation=2, groups=2)),
+        case(f32(2, 4, 4, 2), f32(2, 8, 8, 3), kernel_shape=(3, 3, 2, 3),
+             **_geometry(2, input_dilation=2, padding=(2, 1))),
+        case(f32(N, 9, 3), f32(N, 3, 6), kernel_shape=(4, 1, 6),
+             **_geometry(1, strides=3, padding=(0, 2), groups=3)),
+        case(bf16(1, 5, 5, 9), bf16(1, 3, 3, 2), kernel_shape=(3, 3, 9, 2), **_geometry(2)),
+    ],
+    rejects=[
+        reject(f32(2, 5, 5, 2), f32(3, 3, 3, 4), kernel_shape=(3, 3, 2, 4), **_geometry(2),
+               error="conv_kernel_grad: operand dy must be f32[2,3,3,4], got f32[3,3,3,4]"),
+        reject(i32(2, 5, 5, 2), i32(2, 3, 3, 4), kernel_shape=(3, 3, 2, 4), **_geometry(2),
+               error="conv_kernel_grad: operand x must be floating point, got i32[2,5,5,2]"),
+    ],
 ))  # fmt: skip

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from .. import scalar
 from ..graph import Value
-from ..op import Op, CODE, Reason, case, define, reject
+from ..op import CODE, Case, Op, Reason, case, define, reject
 from ..scalar import Element, Math
 from ..sugar import select
 from ..types import TensorType, bf16, boolean, f16, f32, i8, i32, u8, u32
-from .common import DISCRETE, require_bool, require_float, require_integer, require_number
+from .common import DISCRETE, N, require_bool, require_float, require_integer, require_number
 
 FLAT = Reason("it is constant between its steps")
 
@@ -27,6 +26,12 @@ def _rule(op: str, require: Callable[..., None]) -> Callable[[TensorType], Tenso
         return x
 
     return rule
+
+
+def _floats(low: float, high: float) -> list[Case]:
+    """Samples of every dtype that differ in the rules, drawn from a range."""
+    types = (f32(4, 7), f32(N, 3), f32(), f16(5), bf16(5))
+    return [case(x, domain=(low, high)) for x in types]
 
 
 # --- sign and rounding -----------------------------------------------------------------------
@@ -46,6 +51,8 @@ neg = define(Op(
     kind="elementwise",
     type=_rule("neg", require_number), numpy=np.negative, vjp=_neg_vjp,
     scalar=_neg_scalar, onnx="Neg",
+    samples=[*_floats(-2.0, 2.0), case(i32(6))],
+    rejects=[reject(boolean(3), error="neg: operand x must be a number, got bool[3]")],
 ))  # fmt: skip
 
 
@@ -63,6 +70,8 @@ abs_ = define(Op(
     kind="elementwise",
     type=_rule("abs", require_number), numpy=np.abs, vjp=_abs_vjp,
     scalar=_abs_scalar, onnx="Abs",
+    samples=[*_floats(-2.0, 2.0), case(i32(6))],
+    rejects=[reject(boolean(3), error="abs: operand x must be a number, got bool[3]")],
 ))  # fmt: skip
 
 
@@ -81,6 +90,8 @@ sign = define(Op(
     kind="elementwise",
     type=_rule("sign", require_number), numpy=np.sign, vjp=_no_vjp,
     scalar=_sign_scalar, onnx="Sign",
+    samples=[*_floats(-2.0, 2.0), case(i32(6))],
+    rejects=[reject(boolean(3), error="sign: operand x must be a number, got bool[3]")],
 ))  # fmt: skip
 
 
@@ -94,6 +105,8 @@ floor = define(Op(
     kind="elementwise",
     type=_rule("floor", require_float), numpy=np.floor, vjp=_no_vjp,
     scalar=_floor_scalar, onnx="Floor",
+    samples=_floats(-9.0, 9.0),
+    rejects=[reject(i32(3), error="floor: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -107,6 +120,8 @@ ceil = define(Op(
     kind="elementwise",
     type=_rule("ceil", require_float), numpy=np.ceil, vjp=_no_vjp,
     scalar=_ceil_scalar, onnx="Ceil",
+    samples=_floats(-9.0, 9.0),
+    rejects=[reject(i32(3), error="ceil: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -120,6 +135,8 @@ round_ = define(Op(
     kind="elementwise",
     type=_rule("round", require_float), numpy=np.rint, vjp=_no_vjp,
     scalar=_round_scalar, onnx="Round",
+    samples=_floats(-9.0, 9.0),
+    rejects=[reject(i32(3), error="round: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -141,6 +158,8 @@ relu = define(Op(
     kind="elementwise",
     type=_rule("relu", require_number), numpy=_relu_numpy, vjp=_relu_vjp,
     scalar=_relu_scalar, onnx="Relu",
+    samples=[*_floats(-2.0, 2.0), case(i32(6))],
+    rejects=[reject(boolean(3), error="relu: operand x must be a number, got bool[3]")],
 ))  # fmt: skip
 
 
@@ -162,6 +181,7 @@ stop_gradient = define(Op(
     kind="elementwise",
     type=_any_type, numpy=_identity_numpy, vjp=_no_vjp,
     scalar=_identity_scalar, onnx="Identity",
+    samples=[case(f32(4, 7)), case(i32(N, 3)), case(bf16(5)), case(boolean(2))],
 ))  # fmt: skip
 
 
@@ -178,6 +198,8 @@ exp = define(Op(
     kind="elementwise",
     type=_rule("exp", require_float), numpy=np.exp, vjp=_exp_vjp,
     scalar=scalar.exp, onnx="Exp",
+    samples=_floats(-8.0, 8.0),
+    rejects=[reject(i32(3), error="exp: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -191,6 +213,8 @@ expm1 = define(Op(
     kind="elementwise",
     type=_rule("expm1", require_float), numpy=np.expm1, vjp=_expm1_vjp,
     scalar=scalar.expm1, onnx=CODE,
+    samples=_floats(-3.0, 3.0),
+    rejects=[reject(i32(3), error="expm1: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -204,6 +228,8 @@ log = define(Op(
     kind="elementwise",
     type=_rule("log", require_float), numpy=np.log, vjp=_log_vjp,
     scalar=scalar.log, onnx="Log",
+    samples=_floats(0.1, 9.0),
+    rejects=[reject(i32(3), error="log: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -217,6 +243,8 @@ log1p = define(Op(
     kind="elementwise",
     type=_rule("log1p", require_float), numpy=np.log1p, vjp=_log1p_vjp,
     scalar=scalar.log1p, onnx=CODE,
+    samples=_floats(-0.9, 5.0),
+    rejects=[reject(i32(3), error="log1p: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -234,6 +262,8 @@ sqrt = define(Op(
     kind="elementwise",
     type=_rule("sqrt", require_float), numpy=np.sqrt, vjp=_sqrt_vjp,
     scalar=_sqrt_scalar, onnx="Sqrt",
+    samples=_floats(0.1, 9.0),
+    rejects=[reject(i32(3), error="sqrt: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -255,6 +285,8 @@ rsqrt = define(Op(
     kind="elementwise",
     type=_rule("rsqrt", require_float), numpy=_rsqrt_numpy, vjp=_rsqrt_vjp,
     scalar=_rsqrt_scalar, onnx=CODE,
+    samples=_floats(0.1, 9.0),
+    rejects=[reject(i32(3), error="rsqrt: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -272,6 +304,8 @@ sin = define(Op(
     kind="elementwise",
     type=_rule("sin", require_float), numpy=np.sin, vjp=_sin_vjp,
     scalar=_sin_scalar, onnx="Sin",
+    samples=_floats(-7.0, 7.0),
+    rejects=[reject(i32(3), error="sin: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -289,6 +323,8 @@ cos = define(Op(
     kind="elementwise",
     type=_rule("cos", require_float), numpy=np.cos, vjp=_cos_vjp,
     scalar=_cos_scalar, onnx="Cos",
+    samples=_floats(-7.0, 7.0),
+    rejects=[reject(i32(3), error="cos: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -302,6 +338,8 @@ tanh = define(Op(
     kind="elementwise",
     type=_rule("tanh", require_float), numpy=np.tanh, vjp=_tanh_vjp,
     scalar=scalar.tanh, onnx="Tanh",
+    samples=_floats(-4.0, 4.0),
+    rejects=[reject(i32(3), error="tanh: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -320,6 +358,8 @@ sigmoid = define(Op(
     kind="elementwise",
     type=_rule("sigmoid", require_float), numpy=_sigmoid_numpy, vjp=_sigmoid_vjp,
     scalar=scalar.sigmoid, onnx="Sigmoid",
+    samples=_floats(-8.0, 8.0),
+    rejects=[reject(i32(3), error="sigmoid: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -340,6 +380,8 @@ erf = define(Op(
     kind="elementwise",
     type=_rule("erf", require_float), numpy=_erf_numpy, vjp=_erf_vjp,
     scalar=scalar.erf, onnx="Erf",
+    samples=_floats(-3.0, 3.0),
+    rejects=[reject(i32(3), error="erf: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -361,6 +403,8 @@ is_finite = define(Op(
     kind="elementwise",
     type=_is_finite_type, numpy=np.isfinite, vjp=DISCRETE,
     scalar=_is_finite_scalar, onnx=CODE,
+    samples=[case(f32(4, 7)), case(f16(N, 3)), case(bf16(2))],
+    rejects=[reject(i32(3), error="is_finite: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
 
 
@@ -374,6 +418,8 @@ logical_not = define(Op(
     kind="elementwise",
     type=_rule("logical_not", require_bool), numpy=np.logical_not, vjp=DISCRETE,
     scalar=_logical_not_scalar, onnx="Not",
+    samples=[case(boolean(4, 7)), case(boolean(N))],
+    rejects=[reject(f32(3), error="logical_not: operand x must be bool, got f32[3]")],
 ))  # fmt: skip
 
 
@@ -387,4 +433,6 @@ bit_not = define(Op(
     kind="elementwise",
     type=_rule("bit_not", require_integer), numpy=np.bitwise_not, vjp=DISCRETE,
     scalar=_bit_not_scalar, onnx="BitwiseNot",
+    samples=[case(u32(4, 7)), case(i32(N)), case(u8(3)), case(i8(3))],
+    rejects=[reject(f32(3), error="bit_not: operand x must be an integer, got f32[3]")],
 ))  # fmt: skip

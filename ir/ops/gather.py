@@ -8,8 +8,8 @@ from ..errors import ShapeError
 from ..graph import Value
 from ..op import CODE, Op, case, define, reject
 from ..sugar import zeros_like
-from ..types import TensorType, f32, i32
-from .common import require_axis, require_integer, require_number, require_same_dtype, widen
+from ..types import TensorType, bf16, boolean, f32, i32, i64, u32
+from .common import N, require_axis, require_integer, require_number, require_same_dtype, widen
 
 
 def _gather_type(x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
@@ -35,6 +35,18 @@ gather = define(Op(
     kind="index",
     type=_gather_type, numpy=_gather_numpy, vjp=_gather_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(5, 3), i32(4), axis=0), case(f32(2, 6, 3), i32(2, 2), axis=1, integers=(0, 6)),
+        case(f32(7, 2), i32(N), axis=0, integers=(-3, 9)),
+        case(i32(5), u32(3), axis=0, integers=(0, 5)),
+        case(f32(N, 4), i64(), axis=1, integers=(0, 4)),
+    ],
+    rejects=[
+        reject(f32(5), f32(2), axis=0,
+               error="gather: operand indices must be an integer, got f32[2]"),
+        reject(f32(5), i32(2), axis=1, error="gather: axis must be in [0, 1), got 1 for f32[5]"),
+        reject(f32(0, 2), i32(2), axis=0, error="gather: axis 0 must not be empty, got f32[0,2]"),
+    ],
 ))  # fmt: skip
 
 
@@ -76,4 +88,22 @@ scatter_add = define(Op(
     kind="opaque",
     type=_scatter_add_type, numpy=_scatter_add_numpy, vjp=_scatter_add_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(5, 3), i32(4), f32(4, 3), axis=0, integers=(0, 5)),
+        case(f32(2, 4), i32(6), f32(2, 6), axis=1, integers=(-2, 7)),
+        case(f32(5, 3), i32(N), f32(N, 3), axis=0, integers=(0, 5)),
+        case(f32(4, 3), i32(2, 3), f32(2, 3, 3), axis=0, integers=(0, 4)),
+        case(i32(4), i32(9), i32(9), axis=0, integers=(0, 4)),
+        case(bf16(4), i32(9), bf16(9), axis=0),
+    ],
+    rejects=[
+        reject(f32(5), i32(2), f32(3), axis=0,
+               error="scatter_add: operand updates must be f32[2], got f32[3]"),
+        reject(f32(5), f32(2), f32(2), axis=0,
+               error="scatter_add: operand indices must be an integer, got f32[2]"),
+        reject(f32(5), i32(2), i32(2), axis=0,
+               error="scatter_add: operands must have one dtype, got f32[5] and i32[2]"),
+        reject(boolean(5), i32(2), boolean(2), axis=0,
+               error="scatter_add: operand x must be a number, got bool[5]"),
+    ],
 ))  # fmt: skip

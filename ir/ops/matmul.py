@@ -7,8 +7,8 @@ import numpy as np
 from ..errors import ShapeError
 from ..graph import Value
 from ..op import CODE, Op, case, define, reject
-from ..types import TensorType, bf16, f32, i32
-from .common import require_number, require_rank, require_same_dtype, widen
+from ..types import TensorType, bf16, boolean, f16, f32, i32
+from .common import N, require_number, require_rank, require_same_dtype, widen
 
 
 def _type(
@@ -59,4 +59,23 @@ matmul = define(Op(
     kind="contraction",
     type=_type, numpy=_numpy, vjp=_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(4, 5), f32(5, 3)), case(f32(N, 5), f32(5, 3)), case(f32(2, 4, 5), f32(2, 5, 3)),
+        case(f32(5, 4), f32(5, 3), transpose_a=True), case(f32(4, 5), f32(3, 5), transpose_b=True),
+        case(f32(5, 4), f32(3, 5), transpose_a=True, transpose_b=True),
+        case(f32(N, 2, 5), f32(N, 3, 5), transpose_a=False, transpose_b=True),
+        case(i32(3, 4), i32(4, 2)), case(f16(3, 40), f16(40, 2)), case(bf16(3, 40), bf16(40, 2)),
+        case(f32(3, 0), f32(0, 2)),
+    ],
+    rejects=[
+        reject(f32(4, 5), f32(4, 3),
+               error="matmul: inner dimensions must agree, got 5 of f32[4,5] and 4 of f32[4,3]"),
+        reject(f32(4, 5), f32(5), error="matmul: operand b must have rank 2 or more, got f32[5]"),
+        reject(f32(2, 4, 5), f32(3, 5, 4),
+               error="matmul: operands must have one batch shape, got f32[2,4,5] and f32[3,5,4]"),
+        reject(f32(4, 5), i32(5, 3),
+               error="matmul: operands must have one dtype, got f32[4,5] and i32[5,3]"),
+        reject(boolean(4, 5), boolean(5, 3),
+               error="matmul: operand a must be a number, got bool[4,5]"),
+    ],
 ))  # fmt: skip

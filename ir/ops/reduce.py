@@ -11,10 +11,17 @@ from ..errors import ShapeError
 from ..graph import Value
 from ..op import CODE, Op, case, define, reject
 from ..sugar import expand, full, reshape, select, transpose
-from ..types import TensorType, bf16, boolean, f32, i32, type_of
+from ..types import TensorType, bf16, boolean, f16, f32, i32, type_of, u32
 from .common import (
-    DISCRETE, require_axes, require_axis, require_bool, require_fixed, require_number, widen,
-)  # fmt: skip
+    DISCRETE,
+    N,
+    require_axes,
+    require_axis,
+    require_bool,
+    require_fixed,
+    require_number,
+    widen,
+)
 
 Axes = tuple[int, ...]
 
@@ -68,6 +75,19 @@ reduce_sum = define(Op(
     kind="reduce",
     type=_number_rule("reduce_sum"), numpy=_sum_numpy, vjp=_sum_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(4, 5), axes=(1,)), case(f32(N, 3), axes=(0,)), case(f32(2, 3, 4), axes=(0, 2)),
+        case(f32(3, 4), axes=(0, 1)), case(f16(200), axes=(0,), domain=(0.9, 1.1)),
+        case(bf16(20, 3), axes=(0,)), case(i32(4, 5), axes=(0,)), case(f32(0, 3), axes=(0,)),
+        case(f32(1, 3), axes=(0,)),
+    ],
+    rejects=[
+        reject(f32(3), axes=(1,), error="reduce_sum: axis must be in [0, 1), got 1 for f32[3]"),
+        reject(f32(3), axes=(), error="reduce_sum: axes must not be empty, got () for f32[3]"),
+        reject(f32(3, 4), axes=(1, 0),
+               error="reduce_sum: axes must be strictly increasing, got (1, 0)"),
+        reject(boolean(3), axes=(0,), error="reduce_sum: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -116,6 +136,19 @@ reduce_prod = define(Op(
     kind="reduce",
     type=_number_rule("reduce_prod"), numpy=_prod_numpy, vjp=_prod_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(4, 5), axes=(1,)), case(f32(N, 3), axes=(1,)), case(f32(2, 3, 4), axes=(0, 2)),
+        case(f32(3, 4), axes=(0, 1)), case(f16(200), axes=(0,), domain=(0.9, 1.1)),
+        case(bf16(20, 3), axes=(0,)), case(i32(4, 5), axes=(0,)), case(f32(0, 3), axes=(0,)),
+        case(f32(1, 3), axes=(0,)),
+    ],
+    rejects=[
+        reject(f32(3), axes=(1,), error="reduce_prod: axis must be in [0, 1), got 1 for f32[3]"),
+        reject(f32(3), axes=(), error="reduce_prod: axes must not be empty, got () for f32[3]"),
+        reject(f32(3, 4), axes=(1, 0),
+               error="reduce_prod: axes must be strictly increasing, got (1, 0)"),
+        reject(boolean(3), axes=(0,), error="reduce_prod: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -140,6 +173,19 @@ reduce_max = define(Op(
     kind="reduce",
     type=_number_rule("reduce_max"), numpy=_max_numpy, vjp=_extremum_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(4, 5), axes=(1,), distinct=True), case(f32(N, 3), axes=(0,), distinct=True),
+        case(f32(2, 3, 4), axes=(0, 2), distinct=True), case(bf16(20), axes=(0,), distinct=True),
+        case(i32(4, 5), axes=(0, 1)), case(u32(4), axes=(0,)), case(f32(0, 3), axes=(0,)),
+        case(i32(0, 3), axes=(0,)), case(f16(0, 3), axes=(0,)), case(bf16(0, 3), axes=(0,)),
+    ],
+    rejects=[
+        reject(f32(3), axes=(1,), error="reduce_max: axis must be in [0, 1), got 1 for f32[3]"),
+        reject(f32(3), axes=(), error="reduce_max: axes must not be empty, got () for f32[3]"),
+        reject(f32(3, 4), axes=(1, 0),
+               error="reduce_max: axes must be strictly increasing, got (1, 0)"),
+        reject(boolean(3), axes=(0,), error="reduce_max: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 reduce_min = define(Op(
@@ -149,6 +195,19 @@ reduce_min = define(Op(
     kind="reduce",
     type=_number_rule("reduce_min"), numpy=_min_numpy, vjp=_extremum_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(4, 5), axes=(1,), distinct=True), case(f32(N, 3), axes=(0,), distinct=True),
+        case(f32(2, 3, 4), axes=(0, 2), distinct=True), case(bf16(20), axes=(0,), distinct=True),
+        case(i32(4, 5), axes=(0, 1)), case(u32(4), axes=(0,)), case(f32(0, 3), axes=(0,)),
+        case(i32(0, 3), axes=(0,)), case(f16(0, 3), axes=(0,)), case(bf16(0, 3), axes=(0,)),
+    ],
+    rejects=[
+        reject(f32(3), axes=(1,), error="reduce_min: axis must be in [0, 1), got 1 for f32[3]"),
+        reject(f32(3), axes=(), error="reduce_min: axes must not be empty, got () for f32[3]"),
+        reject(f32(3, 4), axes=(1, 0),
+               error="reduce_min: axes must be strictly increasing, got (1, 0)"),
+        reject(boolean(3), axes=(0,), error="reduce_min: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -166,6 +225,15 @@ reduce_any = define(Op(
     kind="reduce",
     type=_bool_rule("reduce_any"), numpy=_any_numpy, vjp=DISCRETE,
     onnx=CODE,
+    samples=[
+        case(boolean(4, 5), axes=(1,)), case(boolean(N, 2, 3), axes=(0, 2)),
+        case(boolean(0, 3), axes=(0,)),
+    ],
+    rejects=[
+        reject(f32(3), axes=(0,), error="reduce_any: operand x must be bool, got f32[3]"),
+        reject(boolean(3), axes=(1,),
+               error="reduce_any: axis must be in [0, 1), got 1 for bool[3]"),
+    ],
 ))  # fmt: skip
 
 reduce_all = define(Op(
@@ -174,6 +242,15 @@ reduce_all = define(Op(
     kind="reduce",
     type=_bool_rule("reduce_all"), numpy=_all_numpy, vjp=DISCRETE,
     onnx=CODE,
+    samples=[
+        case(boolean(4, 5), axes=(1,)), case(boolean(N, 2, 3), axes=(0, 2)),
+        case(boolean(0, 3), axes=(0,)),
+    ],
+    rejects=[
+        reject(f32(3), axes=(0,), error="reduce_all: operand x must be bool, got f32[3]"),
+        reject(boolean(3), axes=(1,),
+               error="reduce_all: axis must be in [0, 1), got 1 for bool[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -202,6 +279,15 @@ argmax = define(Op(
     kind="reduce",
     type=_position_rule("argmax"), numpy=_argmax_numpy, vjp=DISCRETE,
     onnx=CODE,
+    samples=[
+        case(f32(4, 5), axis=1, distinct=True), case(f32(N, 3), axis=1, distinct=True),
+        case(f32(5, N), axis=0, distinct=True), case(i32(9), axis=0), case(bf16(2, 30), axis=1),
+    ],
+    rejects=[
+        reject(f32(3), axis=1, error="argmax: axis must be in [0, 1), got 1 for f32[3]"),
+        reject(f32(2, 0), axis=1, error="argmax: axis 1 must not be empty, got f32[2,0]"),
+        reject(boolean(3), axis=0, error="argmax: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip
 
 argmin = define(Op(
@@ -210,4 +296,13 @@ argmin = define(Op(
     kind="reduce",
     type=_position_rule("argmin"), numpy=_argmin_numpy, vjp=DISCRETE,
     onnx=CODE,
+    samples=[
+        case(f32(4, 5), axis=1, distinct=True), case(f32(N, 3), axis=1, distinct=True),
+        case(f32(5, N), axis=0, distinct=True), case(i32(9), axis=0), case(bf16(2, 30), axis=1),
+    ],
+    rejects=[
+        reject(f32(3), axis=1, error="argmin: axis must be in [0, 1), got 1 for f32[3]"),
+        reject(f32(2, 0), axis=1, error="argmin: axis 1 must not be empty, got f32[2,0]"),
+        reject(boolean(3), axis=0, error="argmin: operand x must be a number, got bool[3]"),
+    ],
 ))  # fmt: skip

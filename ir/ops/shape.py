@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..errors import ArgumentError, ShapeError
 from ..graph import Value
 from ..op import CODE, Op, case, define, reject
-from ..types import Dim, Shape, Size, TensorType, boolean, f32, i32, size_of, symbol, u32
+from ..types import Dim, Shape, Size, TensorType, boolean, f32, i32
 from .common import (
-    FIXED_HINT, require_at_least, require_axes, require_axis, require_length, require_number,
+    FIXED_HINT,
+    N,
+    require_at_least,
+    require_axes,
+    require_axis,
+    require_length,
     require_same_dtype,
-)  # fmt: skip
+)
 
 Sizes = tuple[Size, ...]
 Ints = tuple[int, ...]
@@ -54,6 +61,23 @@ broadcast = define(Op(
     kind="index",
     type=_broadcast_type, numpy=_broadcast_numpy, vjp=_broadcast_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(3), shape=(2, 3), axes=(1,)), case(f32(), shape=(2, N), axes=()),
+        case(f32(2, 3), shape=(2, 4, 3), axes=(0, 2)), case(f32(1, 3), shape=(5, 3), axes=(0, 1)),
+        case(f32(N, 1), shape=(N, 4, 7), axes=(0, 2)), case(i32(3), shape=(3, 2), axes=(0,)),
+        case(f32(2, 3), shape=(2, 3), axes=(0, 1)),
+    ],
+    rejects=[
+        reject(f32(3), shape=(2, 4), axes=(1,),
+               error="broadcast: sizes must be 1 or those of the result along axes (1,), got "
+                     "f32[3] to f32[2,4]"),
+        reject(f32(3), shape=(2, 3), axes=(0, 1),
+               error="broadcast: axes must have 1 entries, got (0, 1)"),
+        reject(f32(3, 3), shape=(3, 3), axes=(1, 0),
+               error="broadcast: axes must be strictly increasing, got (1, 0)"),
+        reject(f32(3), shape=(3,), axes=(1,),
+               error="broadcast: axis must be in [0, 1), got 1 for f32[3]"),
+    ],
 ))  # fmt: skip
 
 
@@ -78,6 +102,17 @@ reshape = define(Op(
     kind="index",
     type=_reshape_type, numpy=_reshape_numpy, vjp=_reshape_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(4, 6), shape=(8, 3)), case(f32(N, 2, 3), shape=(N, 6)),
+        case(f32(N, 4), shape=(N * 4,)), case(f32(), shape=(1, 1)), case(i32(0, 3), shape=(3, 0)),
+        case(boolean(4), shape=(2, 2)),
+    ],
+    rejects=[
+        reject(f32(4, 6), shape=(5, 5),
+               error="reshape: the number of elements must stay, got f32[4,6] to f32[5,5]"),
+        reject(f32(N, 6), shape=(N, 5),
+               error="reshape: the number of elements must stay, got f32[N,6] to f32[N,5]"),
+    ],
 ))  # fmt: skip
 
 
@@ -103,6 +138,14 @@ transpose = define(Op(
     kind="index",
     type=_transpose_type, numpy=_transpose_numpy, vjp=_transpose_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(2, 3, 4), permutation=(2, 0, 1)), case(f32(N, 3), permutation=(1, 0)),
+        case(i32(2, 3), permutation=(0, 1)), case(f32(), permutation=()),
+    ],
+    rejects=[
+        reject(f32(2, 3), permutation=(0, 0),
+               error="transpose: permutation must order the axes of f32[2,3], got (0, 0)"),
+    ],
 ))  # fmt: skip
 
 
@@ -142,6 +185,19 @@ concat = define(Op(
     kind="index",
     type=_concat_type, numpy=_concat_numpy, vjp=_concat_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(2, 3), f32(2, 4), axis=1), case(f32(N, 3), f32(N, 3), f32(N, 1), axis=1),
+        case(f32(N, 2), f32(3, 2), axis=0), case(i32(2), axis=0),
+        case(f32(0, 2), f32(1, 2), axis=0),
+    ],
+    rejects=[
+        reject(axis=0, error="concat: there must be an operand, got none"),
+        reject(f32(2), i32(2), axis=0,
+               error="concat: operands must have one dtype, got f32[2] and i32[2]"),
+        reject(f32(2, 3), f32(3, 3), axis=1,
+               error="concat: shapes must agree outside of axis 1, got f32[2,3] and f32[3,3]"),
+        reject(f32(2), f32(2), axis=1, error="concat: axis must be in [0, 1), got 1 for f32[2]"),
+    ],
 ))  # fmt: skip
 
 
@@ -192,6 +248,30 @@ slice_ = define(Op(
     kind="index",
     type=_slice_type, numpy=_slice_numpy, vjp=_slice_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(5, 7), starts=(1, 0), limits=(4, 7), strides=(1, 1)),
+        case(f32(5, 7), starts=(0, 1), limits=(5, 6), strides=(2, 3)),
+        case(f32(N, 7), starts=(0, 2), limits=(N, 4), strides=(1, 1)),
+        case(f32(N, 2), starts=(N - 1, 0), limits=(N, 2), strides=(1, 1)),
+        case(f32(4), starts=(2,), limits=(2,), strides=(1,)),
+        case(i32(9), starts=(0,), limits=(9,), strides=(4,)),
+    ],
+    rejects=[
+        reject(f32(5), starts=(0,), limits=(6,), strides=(1,),
+               error="slice: 0 <= starts <= limits <= sizes must hold, got starts=(0,), "
+                     "limits=(6,) for f32[5]"),
+        reject(f32(5), starts=(3,), limits=(2,), strides=(1,),
+               error="slice: 0 <= starts <= limits <= sizes must hold, got starts=(3,), "
+                     "limits=(2,) for f32[5]"),
+        reject(f32(5), starts=(-1,), limits=(2,), strides=(1,),
+               error="slice: starts must be 0 or more, got (-1,)"),
+        reject(f32(5), starts=(0,), limits=(5,), strides=(0,),
+               error="slice: strides must be 1 or more, got (0,)"),
+        reject(f32(N), starts=(0,), limits=(N,), strides=(2,),
+               error="slice: strides must be 1 along a symbolic size, got (2,) for f32[N]"),
+        reject(f32(5), starts=(0, 0), limits=(5,), strides=(1,),
+               error="slice: starts must have 1 entries, got (0, 0)"),
+    ],
 ))  # fmt: skip
 
 
@@ -250,6 +330,23 @@ pad = define(Op(
     kind="index",
     type=_pad_type, numpy=_pad_numpy, vjp=_pad_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(3, 4), low=(1, 0), high=(0, 2), interior=(0, 0), value=0.5),
+        case(f32(3, 4), low=(0, 1), high=(1, 0), interior=(2, 1), value=0.0),
+        case(f32(5, 6), low=(-1, 2), high=(1, -2), interior=(0, 1), value=-1.0),
+        case(f32(N, 3), low=(0, 1), high=(2, 1), interior=(0, 0), value=0.0),
+        case(f32(0, 2), low=(1, 0), high=(1, 0), interior=(3, 0), value=2.0),
+        case(i32(3), low=(1,), high=(1,), interior=(0,), value=7.0),
+        case(f32(3), low=(0,), high=(1,), interior=(0,), value=-math.inf),
+    ],
+    rejects=[
+        reject(f32(3), low=(-2,), high=(-2,), interior=(0,), value=0.0,
+               error="pad: no size may become negative, got low=(-2,), high=(-2,) for f32[3]"),
+        reject(f32(3), low=(0,), high=(0,), interior=(-1,), value=0.0,
+               error="pad: interior must be 0 or more, got (-1,)"),
+        reject(f32(3), low=(0, 0), high=(0,), interior=(0,), value=0.0,
+               error="pad: low must have 1 entries, got (0, 0)"),
+    ],
 ))  # fmt: skip
 
 
@@ -272,4 +369,9 @@ reverse = define(Op(
     kind="index",
     type=_reverse_type, numpy=_reverse_numpy, vjp=_reverse_vjp,
     onnx=CODE,
+    samples=[case(f32(3, 4), axes=(0,)), case(f32(N, 4, 2), axes=(1, 2)), case(i32(5), axes=(0,))],
+    rejects=[
+        reject(f32(3), axes=(1,), error="reverse: axis must be in [0, 1), got 1 for f32[3]"),
+        reject(f32(3), axes=(), error="reverse: axes must not be empty, got () for f32[3]"),
+    ],
 ))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -11,17 +12,31 @@ from ..errors import ArgumentError, ShapeError
 from ..graph import Value
 from ..op import CODE, Op, case, define, reject
 from ..sugar import full, select, zeros_like
-from ..types import Shape, TensorType, f32, i32, symbol
+from ..types import Shape, TensorType, bf16, boolean, f16, f32, i32
 from .common import (
-    require_at_least, require_fixed, require_float, require_length, require_number,
-    require_rank, require_same_dtype, widen,
-)  # fmt: skip
+    N,
+    require_at_least,
+    require_fixed,
+    require_float,
+    require_length,
+    require_number,
+    require_rank,
+    require_same_dtype,
+    widen,
+)
 from .conv import window_size
 from .reduce import lowest
 from .shape import pad, slice_
 
 Ints = tuple[int, ...]
 Padding = tuple[tuple[int, int], ...]
+
+
+def _geometry(
+    rank: int, window: int, strides: int, padding: tuple[int, int] = (0, 0)
+) -> dict[str, Any]:
+    """The attributes of a sample: the same along all spatial axes."""
+    return {"window": (window,) * rank, "strides": (strides,) * rank, "padding": (padding,) * rank}
 
 
 def _pooled(op: str, x: TensorType, window: Ints, strides: Ints, padding: Padding) -> TensorType:
@@ -91,6 +106,32 @@ max_pool = define(Op(
     kind="window",
     type=_max_type, numpy=_max_numpy, vjp=_max_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(N, 6, 6, 2), **_geometry(2, 2, 2), distinct=True),
+        case(f32(2, 5, 7, 2), **_geometry(2, 3, 2, (1, 1)), distinct=True),
+        case(f32(2, 7, 3), **_geometry(1, 2, 3, (0, 1)), distinct=True),
+        case(f32(1, 4, 4, 4, 2), **_geometry(3, 2, 1), distinct=True),
+        case(bf16(1, 4, 4, 2), **_geometry(2, 2, 2)), case(i32(1, 4, 4, 2), **_geometry(2, 3, 1)),
+        case(i32(1, 3, 3, 2), **_geometry(2, 2, 2, (1, 0))),
+    ],
+    rejects=[
+        reject(f32(2, 5), **_geometry(2, 2, 2),
+               error="max_pool: operand x must have rank 3 or more, got f32[2,5]"),
+        reject(boolean(2, 5, 5, 1), **_geometry(2, 2, 2),
+               error="max_pool: operand x must be a number, got bool[2,5,5,1]"),
+        reject(f32(2, N, 5, 1), **_geometry(2, 2, 2),
+               error="max_pool: operand x must have a fixed size along axis 1, got f32[2,N,5,1]"),
+        reject(f32(2, 5, 5, 1), **_geometry(2, 6, 2),
+               error="max_pool: the window must fit into the padded input, "
+                     "got a window of 6 in 5 + 0 + 0"),
+        reject(f32(2, 5, 5, 1), **_geometry(2, 2, 2, (2, 0)),
+               error="max_pool: padding must be 0 or more and below the window, "
+                     "got ((2, 0), (2, 0)) for a window of (2, 2)"),
+        reject(f32(2, 5, 5, 1), **_geometry(1, 2, 2),
+               error="max_pool: window must have 2 entries, got (2,)"),
+        reject(f32(2, 5, 5, 1), **_geometry(2, 2, 0),
+               error="max_pool: strides must be 1 or more, got (0, 0)"),
+    ],
 ))  # fmt: skip
 
 
@@ -150,6 +191,18 @@ max_pool_grad = define(Op(
     kind="window",
     type=_max_grad_type, numpy=_max_grad_numpy, vjp=_max_grad_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(N, 6, 6, 2), f32(N, 3, 3, 2), **_geometry(2, 2, 2), distinct=True),
+        case(f32(2, 5, 7, 2), f32(2, 3, 4, 2), **_geometry(2, 3, 2, (1, 1)), distinct=True),
+        case(f32(2, 7, 3), f32(2, 3, 3), **_geometry(1, 2, 3, (0, 1)), distinct=True),
+        case(bf16(1, 4, 4, 2), bf16(1, 2, 2, 2), **_geometry(2, 2, 2)),
+    ],
+    rejects=[
+        reject(f32(2, 6, 6, 2), f32(2, 3, 2, 2), **_geometry(2, 2, 2),
+               error="max_pool_grad: operand dy must be f32[2,3,3,2], got f32[2,3,2,2]"),
+        reject(i32(2, 6, 6, 2), i32(2, 3, 3, 2), **_geometry(2, 2, 2),
+               error="max_pool_grad: operand x must be floating point, got i32[2,6,6,2]"),
+    ],
 ))  # fmt: skip
 
 
@@ -197,6 +250,21 @@ avg_pool = define(Op(
     kind="window",
     type=_avg_type, numpy=_avg_numpy, vjp=_avg_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(N, 6, 6, 2), **_geometry(2, 2, 2), include_padding=False),
+        case(f32(2, 5, 7, 2), **_geometry(2, 3, 2, (1, 1)), include_padding=False),
+        case(f32(2, 5, 7, 2), **_geometry(2, 3, 2, (1, 1)), include_padding=True),
+        case(f32(2, 7, 3), **_geometry(1, 2, 3, (0, 1)), include_padding=False),
+        case(bf16(1, 4, 4, 2), **_geometry(2, 2, 2), include_padding=True),
+        case(f16(1, 4, 4, 2), **_geometry(2, 3, 1), include_padding=True),
+    ],
+    rejects=[
+        reject(i32(2, 5, 5, 1), **_geometry(2, 2, 2), include_padding=False,
+               error="avg_pool: operand x must be floating point, got i32[2,5,5,1]"),
+        reject(f32(2, 5, 5, 1), **_geometry(2, 6, 2), include_padding=False,
+               error="avg_pool: the window must fit into the padded input, "
+                     "got a window of 6 in 5 + 0 + 0"),
+    ],
 ))  # fmt: skip
 
 
@@ -240,4 +308,22 @@ avg_pool_grad = define(Op(
     kind="window",
     type=_avg_grad_type, numpy=_avg_grad_numpy, vjp=_avg_grad_vjp,
     onnx=CODE,
+    samples=[
+        case(f32(N, 3, 3, 2), input_shape=(N, 6, 6, 2), **_geometry(2, 2, 2),
+             include_padding=False),
+        case(f32(2, 3, 4, 2), input_shape=(2, 5, 7, 2), **_geometry(2, 3, 2, (1, 1)),
+             include_padding=False),
+        case(f32(2, 3, 4, 2), input_shape=(2, 5, 7, 2), **_geometry(2, 3, 2, (1, 1)),
+             include_padding=True),
+        case(bf16(1, 2, 2, 2), input_shape=(1, 4, 4, 2), **_geometry(2, 3, 1),
+             include_padding=True),
+    ],
+    rejects=[
+        reject(f32(2, 3, 2, 2), input_shape=(2, 6, 6, 2), **_geometry(2, 2, 2),
+               include_padding=False,
+               error="avg_pool_grad: operand dy must be f32[2,3,3,2], got f32[2,3,2,2]"),
+        reject(i32(2, 3, 3, 2), input_shape=(2, 6, 6, 2), **_geometry(2, 2, 2),
+               include_padding=False,
+               error="avg_pool_grad: operand dy must be floating point, got i32[2,3,3,2]"),
+    ],
 ))  # fmt: skip
