@@ -126,10 +126,11 @@ mul = define(Op(
 
 def _div_numpy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if x.dtype.kind not in "iu":
-        return x / y
+        return np.asarray(x / y)
     quotient = x // y  # rounded down, and 0 for a divisor of 0
     inexact = (y != 0) & (quotient * y != x)
-    return np.where(inexact & ((x < 0) != (y < 0)), quotient + 1, quotient).astype(x.dtype)
+    up = inexact & ((x < 0) != (y < 0))
+    return np.asarray(quotient + up).astype(x.dtype)
 
 
 def _div_vjp(g: Value, x: Value, y: Value, *, out: Value) -> tuple[Value, Value]:

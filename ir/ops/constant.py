@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..errors import DTypeError
 from ..op import CODE, Op, Reason, case, define, reject
-from ..types import DType, Shape, TensorType, bf16, boolean, f32, i32, size_of, type_of, u32
+from ..types import DType, Shape, TensorType, bf16, boolean, f32, i32, type_of, u32
 from .common import DISCRETE, N, require_axis
 
 _NO_OPERANDS = Reason("it has no operands")
@@ -112,9 +114,10 @@ def _rng_bits_type(key: TensorType, *, shape: Shape) -> TensorType:
 
 
 def _rng_bits_numpy(key: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
-    index = np.arange(size_of(shape), dtype=np.uint64)
+    index = np.arange(math.prod(shape), dtype=np.uint64)
     counters = np.stack([index & _LOW_32, index >> np.uint64(32)])
-    return threefry(key, counters)[0].astype(np.uint32).reshape(shape)
+    words: np.ndarray = threefry(key, counters)[0].astype(np.uint32)
+    return words.reshape(shape)
 
 
 rng_bits = define(Op(

@@ -148,7 +148,7 @@ def _conv_numpy(x: np.ndarray, w: np.ndarray, **attrs: Any) -> np.ndarray:
     groups = attrs["groups"]
     out = _out_sizes(x.shape, w.shape, **attrs)
     columns = _columns(x, w.shape[:-2], out, **attrs)
-    product = columns @ _rows(w, groups)
+    product: np.ndarray = columns @ _rows(w, groups)
     return product.swapaxes(0, 1).reshape(x.shape[0], *out, w.shape[-1]).astype(x.dtype)
 
 
@@ -294,7 +294,7 @@ def _kernel_grad_numpy(
 ) -> np.ndarray:
     groups = attrs["groups"]
     columns = _columns(x, kernel_shape[:-2], dy.shape[1:-1], **attrs)
-    product = columns.swapaxes(1, 2) @ _rows(dy, groups)
+    product: np.ndarray = columns.swapaxes(1, 2) @ _rows(dy, groups)
     return product.swapaxes(0, 1).reshape(kernel_shape).astype(x.dtype)
 
 

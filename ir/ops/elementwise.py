@@ -13,7 +13,15 @@ from ..op import CODE, Case, Op, Reason, case, define, reject
 from ..scalar import Element, Math
 from ..sugar import select
 from ..types import TensorType, bf16, boolean, f16, f32, i8, i32, u8, u32
-from .common import DISCRETE, N, require_bool, require_float, require_integer, require_number
+from .common import (
+    DISCRETE,
+    N,
+    require_bool,
+    require_float,
+    require_integer,
+    require_number,
+    widen,
+)
 
 FLAT = Reason("it is constant between its steps")
 
@@ -141,7 +149,7 @@ round_ = define(Op(
 
 
 def _relu_numpy(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, np.zeros((), x.dtype))
+    return np.asarray(np.maximum(x, np.zeros((), x.dtype)))
 
 
 def _relu_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
@@ -268,7 +276,8 @@ sqrt = define(Op(
 
 
 def _rsqrt_numpy(x: np.ndarray) -> np.ndarray:
-    return np.ones((), x.dtype) / np.sqrt(x)
+    wide = widen(x)
+    return np.asarray(1 / np.sqrt(wide)).astype(x.dtype)
 
 
 def _rsqrt_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
@@ -344,8 +353,7 @@ tanh = define(Op(
 
 
 def _sigmoid_numpy(x: np.ndarray) -> np.ndarray:
-    one = np.ones((), x.dtype)
-    return one / (one + np.exp(-x))
+    return np.asarray(1 / (1 + np.exp(-widen(x)))).astype(x.dtype)
 
 
 def _sigmoid_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:

@@ -12,6 +12,7 @@ from ..graph import Value
 from ..op import CODE, Op, case, define, reject
 from ..sugar import expand, full, reshape, select, transpose
 from ..types import TensorType, bf16, boolean, f16, f32, i32, type_of, u32
+from .binary import equal
 from .common import (
     DISCRETE,
     N,
@@ -62,7 +63,7 @@ def highest(x: np.ndarray) -> int | float:
 
 def _sum_numpy(x: np.ndarray, *, axes: Axes) -> np.ndarray:
     wide = widen(x)
-    return np.sum(wide, axis=axes, dtype=wide.dtype).astype(x.dtype)
+    return np.asarray(np.sum(wide, axis=axes, dtype=wide.dtype)).astype(x.dtype)
 
 
 def _sum_vjp(g: Value, x: Value, *, out: Value, axes: Axes) -> tuple[Value]:
@@ -93,7 +94,7 @@ reduce_sum = define(Op(
 
 def _prod_numpy(x: np.ndarray, *, axes: Axes) -> np.ndarray:
     wide = widen(x)
-    return np.prod(wide, axis=axes, dtype=wide.dtype).astype(x.dtype)
+    return np.asarray(np.prod(wide, axis=axes, dtype=wide.dtype)).astype(x.dtype)
 
 
 def _product_of_others(rows: Value, size: int) -> Value:
@@ -154,16 +155,16 @@ reduce_prod = define(Op(
 
 def _extremum_vjp(g: Value, x: Value, *, out: Value, axes: Axes) -> tuple[Value]:
     """Elements that attain the extremum share the cotangent evenly."""
-    hit = select(x == expand(out, axes, x.shape), full(x.shape, 1, x.dtype), 0)
+    hit = select(equal(x, expand(out, axes, x.shape)), full(x.shape, 1, x.dtype), 0)
     return (hit * expand(g / hit.sum(axes), axes, x.shape),)
 
 
 def _max_numpy(x: np.ndarray, *, axes: Axes) -> np.ndarray:
-    return np.max(x, axis=axes, initial=lowest(x))
+    return np.asarray(np.max(x, axis=axes, initial=lowest(x)))
 
 
 def _min_numpy(x: np.ndarray, *, axes: Axes) -> np.ndarray:
-    return np.min(x, axis=axes, initial=highest(x))
+    return np.asarray(np.min(x, axis=axes, initial=highest(x)))
 
 
 reduce_max = define(Op(
@@ -212,11 +213,11 @@ reduce_min = define(Op(
 
 
 def _any_numpy(x: np.ndarray, *, axes: Axes) -> np.ndarray:
-    return np.any(x, axis=axes)
+    return np.asarray(np.any(x, axis=axes))
 
 
 def _all_numpy(x: np.ndarray, *, axes: Axes) -> np.ndarray:
-    return np.all(x, axis=axes)
+    return np.asarray(np.all(x, axis=axes))
 
 
 reduce_any = define(Op(
@@ -266,11 +267,11 @@ def _position_rule(op: str) -> Callable[..., TensorType]:
 
 
 def _argmax_numpy(x: np.ndarray, *, axis: int) -> np.ndarray:
-    return np.argmax(x, axis=axis).astype(np.int32)
+    return np.asarray(np.argmax(x, axis=axis), np.int32)
 
 
 def _argmin_numpy(x: np.ndarray, *, axis: int) -> np.ndarray:
-    return np.argmin(x, axis=axis).astype(np.int32)
+    return np.asarray(np.argmin(x, axis=axis), np.int32)
 
 
 argmax = define(Op(

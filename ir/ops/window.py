@@ -13,6 +13,7 @@ from ..graph import Value
 from ..op import CODE, Op, case, define, reject
 from ..sugar import full, select, zeros_like
 from ..types import Shape, TensorType, bf16, boolean, f16, f32, i32
+from .binary import equal
 from .common import (
     N,
     require_at_least,
@@ -177,7 +178,7 @@ def _max_grad_vjp(
         spans = zip(tap, dy.shape[1:-1], strides, strict=True)
         limits = (x.shape[0], *(t + (n - 1) * s + 1 for t, n, s in spans), x.shape[-1])
         seen = slice_(values, starts=starts, limits=limits, strides=steps)
-        first = free & (seen == best)
+        first = free & equal(seen, best)
         picked = slice_(cotangents, starts=starts, limits=limits, strides=steps)
         total = select(first, picked, total)
         free = free & ~first
@@ -213,7 +214,7 @@ def _counts(
     if include_padding:
         return np.full((1, *out, 1), math.prod(window))
     ones = np.pad(np.ones((1, *shape[1:-1], 1), np.int64), [(0, 0), *padding, (0, 0)])
-    return np.sum([ones[tap] for tap in _taps(window, strides, out)], axis=0)
+    return np.asarray(sum(ones[tap] for tap in _taps(window, strides, out)))
 
 
 def _avg_type(
@@ -232,7 +233,7 @@ def _avg_numpy(
     for tap in _taps(window, strides, out):
         total += padded[tap]
     counts = _counts(x.shape, out, window, strides, padding, include_padding)
-    return (total / counts.astype(total.dtype)).astype(x.dtype)
+    return np.asarray(total / counts.astype(total.dtype)).astype(x.dtype)
 
 
 def _avg_vjp(

@@ -1,0 +1,254 @@
+"""What must hold for every op of the registry, as checks that take the op.
+
+Each check raises `AssertionError`. `tests/ir/ops/test_conformance.py` runs them on the registry,
+`tests/ir/ops/test_mutations.py` on ops with a fault put in, which they must find.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from hornfels.ir import Builder, Graph, evaluate, gradients, parse, sugar
+from hornfels.ir.errors import HornfelsError
+from hornfels.ir.graph import Value
+from hornfels.ir.op import Case, Op, Reason
+from hornfels.ir.scalar import on_arrays
+from hornfels.ir.types import Dim, DType, TensorType, f64, substitute, type_of
+
+SIZES = {"N": 3}
+"""What the symbols of the samples stand for."""
+
+ULP = {"exp": 2, "expm1": 3, "log": 2, "log1p": 2, "tanh": 4, "sigmoid": 4, "erf": 2,
+       "sin": 1, "cos": 1, "pow": 1}  # fmt: skip
+"""By how many units in the last place `scalar` may differ from the oracle; 0 if not listed."""
+
+IDENTITIES = {"stop_gradient"}
+"""Ops whose gradient is none on purpose, although the result follows the operand."""
+
+
+def bound(attribute: Any) -> Any:
+    """An attribute with the symbols replaced by sizes."""
+    if isinstance(attribute, Dim):
+        return substitute(attribute, SIZES)
+    if isinstance(attribute, tuple):
+        return tuple(bound(item) for item in attribute)
+    return attribute
+
+
+def draw(op: Op, case: Case, dtypes: dict[DType, DType] | None = None) -> list[np.ndarray]:
+    """Operands of a sample, the same in every run; `dtypes` replaces dtypes."""
+    rng = np.random.default_rng(zlib.crc32(f"{op.name}{case.types}{case.attrs}".encode()))
+    return [_draw_one(rng, case, x.substitute(SIZES), dtypes or {}) for x in case.types]
+
+
+def _draw_one(
+    rng: np.random.Generator, case: Case, x: TensorType, dtypes: dict[DType, DType]
+) -> np.ndarray:
+    shape, (low, high) = x.shape, case.domain
+    if x.dtype.is_bool:
+        return np.asarray(rng.random(shape) < 0.5)
+    if x.dtype.is_integer:
+        least, end = case.integers or ((0, 9) if x.dtype.kind == "uint" else (-5, 6))
+        return rng.integers(least, end, shape, dtype=np.int64).astype(x.dtype.numpy)
+    numbers = rng.uniform(low, high, shape)
+    if case.distinct:
+        count = int(np.prod(shape))
+        numbers = rng.permutation(np.linspace(low, high, count)).reshape(shape)
+    return numbers.astype(dtypes.get(x.dtype, x.dtype).numpy)
+
+
+def _label(op: Op, case: Case) -> str:
+    return f"{op.name}{list(case.types)} {case.attrs}"
+
+
+# --- declaration -----------------------------------------------------------------------------
+
+
+def check_declaration(op: Op) -> None:
+    """The op has samples, words, a `scalar` exactly if elementwise, and a vjp if it needs one."""
+    assert op.samples, f"{op.name} has no sample"
+    assert op.doc.strip().endswith((".", ")")), f"{op.name}: the doc is no sentence"
+    is_elementwise = op.kind == "elementwise"
+    assert (op.scalar is not None) == is_elementwise, f"{op.name}: scalar and kind disagree"
+    for case in op.samples:
+        if isinstance(op.vjp, Reason):
+            assert not _is_differentiable(op, case), f"{_label(op, case)} needs a vjp"
+
+
+def _is_differentiable(op: Op, case: Case) -> bool:
+    outputs = op.infer(*case.types, **case.attrs)
+    return all(any(t.dtype.is_float for t in side) for side in (case.types, outputs))
+
+
+def check_reject(op: Op, index: int) -> None:
+    """The type rule refuses the sample with exactly the stated message."""
+    rejected = op.rejects[index]
+    try:
+        types = op.infer(*rejected.types, **rejected.attrs)
+    except HornfelsError as error:
+        assert error.message == rejected.error, f"{error.message!r} != {rejected.error!r}"
+        return
+    raise AssertionError(f"{op.name} accepts {rejected.types} {rejected.attrs} as {types}")
+
+
+# --- types and values ------------------------------------------------------------------------
+
+
+def check_types(op: Op, case: Case) -> None:
+    """What the type rule says is what the oracle gives; the oracle leaves its operands alone."""
+    arrays = draw(op, case)
+    for array in arrays:
+        array.flags.writeable = False
+    inferred = tuple(t.substitute(SIZES) for t in op.infer(*case.types, **case.attrs))
+    with np.errstate(all="ignore"):
+        result = op.numpy(*arrays, **{k: bound(v) for k, v in case.attrs.items()})
+    results = result if isinstance(result, tuple) else (result,)
+    assert all(isinstance(r, np.ndarray | np.generic) for r in results), _label(op, case)
+    given = tuple(type_of(np.asarray(r)) for r in results)
+    assert given == inferred, f"{_label(op, case)}: {inferred} inferred, {given} computed"
+
+
+def check_text(op: Op, case: Case) -> None:
+    """A graph of the op reads back from its text."""
+    with Builder("text") as b:
+        operands = [b.input(f"x{i}", t) for i, t in enumerate(case.types)]
+        outputs = op.all(*operands, **case.attrs)
+        graph = b.finish({f"y{i}": v for i, v in enumerate(outputs)})
+    again = parse(str(graph))
+    assert str(again) == str(graph), f"{graph}\nreads back as\n{again}"
+    (node,), (expected,) = again.nodes, graph.nodes
+    assert node.key()[0::2] == expected.key()[0::2], f"{_label(op, case)}: attributes differ"
+    assert [v.type for v in again.outputs] == [v.type for v in graph.outputs]
+
+
+def ulp_distance(got: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference in units in the last place; infinite if a special value differs."""
+    if expected.dtype.kind in "biu":
+        return 0.0 if np.array_equal(got, expected) else np.inf
+    x, y = got.astype(np.float64), expected.astype(np.float64)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    with np.errstate(all="ignore"):
+        unit = np.spacing(np.abs(expected)).astype(np.float64)
+        distance = np.where(same, 0.0, np.abs(x - y) / unit)
+    return float(np.max(np.where(np.isnan(distance), np.inf, distance), initial=0.0))
+
+
+def check_scalar(op: Op, case: Case) -> None:
+    """`scalar` on NumPy gives what the oracle gives, within the bound of `ULP`."""
+    assert op.scalar is not None
+    arrays = draw(op, case)
+    (expected,) = op.evaluate(*arrays, **case.attrs)
+    got = on_arrays(op.scalar, *arrays, **case.attrs).astype(expected.dtype)
+    distance = ulp_distance(got, expected)
+    limit = ULP.get(op.name, 0)
+    assert distance <= limit, f"{_label(op, case)}: {distance} ulp, at most {limit} are allowed"
+
+
+# --- gradients -------------------------------------------------------------------------------
+
+STEP = 1e-6
+TOLERANCE = 2e-6
+"""Of a directional derivative in f64, relative to the terms that it sums up."""
+
+
+def _wide(attribute: Any) -> Any:
+    return f64 if isinstance(attribute, DType) and attribute.is_float else attribute
+
+
+def has_gradient(op: Op, case: Case) -> bool:
+    """Whether there is a derivative to be checked."""
+    return not isinstance(op.vjp, Reason) and _is_differentiable(op, case)
+
+
+def _weights(rng: np.random.Generator, x: TensorType) -> np.ndarray:
+    return rng.standard_normal(x.substitute(SIZES).shape)
+
+
+def _finite(v: Value) -> Value:
+    """`v` with 0 for infinite elements, such as the maximum of nothing, which no sum survives."""
+    return sugar.select(sugar.unary("is_finite", v), v, 0) if v.dtype.is_float else v
+
+
+class _Differentiation:
+    """A sample in f64 as a graph with its weighted sum, and that sum's derivatives."""
+
+    def __init__(self, op: Op, case: Case) -> None:
+        self.label = _label(op, case)
+        wide = dict.fromkeys([t.dtype for t in case.types if t.dtype.is_float], f64)
+        self.arrays = {f"x{i}": a for i, a in enumerate(draw(op, case, wide))}
+        self.rng = np.random.default_rng(zlib.crc32(self.label.encode()))
+        attrs = {k: _wide(v) for k, v in case.attrs.items()}
+        with Builder("first") as self.builder:
+            self.operands = [
+                self.builder.input(f"x{i}", t.with_dtype(wide.get(t.dtype, t.dtype)))
+                for i, t in enumerate(case.types)
+            ]
+            outputs = op.all(*self.operands, **attrs)
+            self.loss = self._weighted([_finite(v) for v in outputs])
+            self.wrt = [v for v in self.operands if v.dtype.is_float]
+            self.grads = gradients(self.loss, self.wrt)
+
+    def _weighted(self, values: Any) -> Value:
+        """The sum of all floating-point values with fixed random weights."""
+        total: Any = 0.0
+        for v in values:
+            if v is not None and v.dtype.is_float:
+                name = f"w{len(self.builder.inputs)}"
+                self.arrays[name] = _weights(self.rng, v.type)
+                term = v * self.builder.input(name, v.type)
+                total = (term.sum() if v.ndim else term) + total
+        assert isinstance(total, Value), f"{self.label}: nothing to differentiate"
+        return total
+
+    def again(self) -> bool:
+        """Make the weighted sum of the gradients the loss; False if there is none."""
+        if all(g is None for g in self.grads):
+            return False
+        with self.builder:
+            self.loss = self._weighted(self.grads)
+            self.grads = gradients(self.loss, self.wrt)
+        return True
+
+    def compare(self) -> None:
+        """The gradients along a random direction against central differences."""
+        directions = {v.name: _weights(self.rng, v.type) for v in self.wrt}
+        named = {f"g{v.name}": g for v, g in zip(self.wrt, self.grads, strict=True)}
+        outputs = {"loss": self.loss, **{k: g for k, g in named.items() if g is not None}}
+        graph = self.builder.finish(outputs)
+        found = evaluate(graph, self.arrays).outputs
+        analytic, scale = 0.0, 1.0
+        for name, direction in directions.items():
+            if f"g{name}" in found:
+                terms = found[f"g{name}"] * direction
+                analytic, scale = analytic + terms.sum(), scale + np.abs(terms).sum()
+        numeric = self._difference(graph, directions)
+        error = abs(analytic - numeric)
+        assert error <= TOLERANCE * scale, (
+            f"{self.label}: the gradient says {analytic}, differences say {numeric}"
+        )
+
+    def _difference(self, graph: Graph, directions: dict[str, np.ndarray]) -> float:
+        sides = []
+        for sign in (1, -1):
+            moved = {n: self.arrays[n] + sign * STEP * d for n, d in directions.items()}
+            sides.append(float(evaluate(graph, self.arrays | moved).outputs["loss"]))
+        return (sides[0] - sides[1]) / (2 * STEP)
+
+
+def check_vjp(op: Op, case: Case) -> None:
+    """The vjp agrees with central differences in f64 along a random direction."""
+    differentiation = _Differentiation(op, case)
+    if op.name in IDENTITIES:
+        assert all(g is None for g in differentiation.grads), _label(op, case)
+        return
+    differentiation.compare()
+
+
+def check_second_vjp(op: Op, case: Case) -> None:
+    """The gradient's gradient agrees with central differences of the gradient."""
+    differentiation = _Differentiation(op, case)
+    if differentiation.again():
+        differentiation.compare()
