@@ -245,7 +245,8 @@ class KerasEngine:
         self._predict(steps)
 
     def versions(self) -> dict[str, str]:
-        return _versions("keras", self.backend if self.backend != "tensorflow" else "tensorflow")
+        # TensorFlow's CPU build is a package of another name.
+        return _versions("keras", self.backend, f"{self.backend}-cpu")
 
     def notes(self) -> list[str]:
         return self._notes

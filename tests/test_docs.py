@@ -1,0 +1,49 @@
+"""The documents: what they name exists, and the program in the README runs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# A path below the root in backticks: a known folder, or a file at the root.
+PATH = re.compile(r"`([A-Za-z_./*-]+(?:/|\.py|\.md|\.toml))`")
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+PLACES_OF_THE_READER = {"FILE.py", "train.py"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_a_page_names_exist(page):
+    text = page.read_text()
+    named = {name for name in PATH.findall(text) if name not in PLACES_OF_THE_READER}
+    # In a page on one room a path may stand below that room's parent: `schedules/tile.py`.
+    roots = (ROOT, ROOT / "codegen" / "tvm")
+    missing = {name for name in named if not any(any(root.glob(name)) for root in roots)}
+    assert missing == set()
+    assert {link for link in LINK.findall(text) if not (page.parent / link).exists()} == set()
+
+
+def test_a_wrong_name_would_be_seen():
+    assert PATH.findall("see `ir/gone.py` and `codegen/nowhere/`, not `fit`") == [
+        "ir/gone.py",
+        "codegen/nowhere/",
+    ]
+
+
+def test_the_page_of_coverage_is_the_registry():
+    script = runpy.run_path(str(ROOT / "docs" / "coverage.py"))
+    written = (ROOT / "docs" / "coverage.md").read_text()
+    assert written == script["page"](), "run: python docs/coverage.py"
+
+
+def test_the_program_in_the_readme_runs(tmp_path, monkeypatch):
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert "epochs=10" in program
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program.replace("epochs=10", "epochs=1"), "README.md", "exec"), {})
+    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "train.onnx"}
