@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 from ..ir.errors import ArgumentError
-
-
-def snake_case(name: str) -> str:
-    """`GlorotUniform` as `glorot_uniform`, the way Keras names layers and losses."""
-    spaced = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", spaced).lower()
+from .naming import to_snake_case
 
 
 @dataclass(frozen=True)
@@ -42,11 +36,10 @@ class Catalogue:
         """A decorator: enter a class or function under its own name and these."""
 
         def enter(item: Any) -> Any:
-            own = [item.__name__]
-            if isinstance(item, type):
-                own.append(snake_case(item.__name__))
-            for name in dict.fromkeys([*own, *names]):
+            for name in (item.__name__, *names):
                 self.entries[self._key(name)] = item
+            if isinstance(item, type):  # a function of that name comes first
+                self.entries.setdefault(self._key(to_snake_case(item.__name__)), item)
             return item
 
         return enter
