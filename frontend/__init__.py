@@ -1,0 +1,1 @@
+"""The language: Keras' names for models, layers, ops, losses, metrics and optimizers."""

@@ -20,6 +20,20 @@ from .trace import Trace
 _autocast: ContextVar[DType | None] = ContextVar("hornfels_autocast", default=None)
 
 
+class _Changes:
+    count = 0
+
+
+def count_change() -> None:
+    """Note that `trainable` of something changed: traces made before may be out of date."""
+    _Changes.count += 1
+
+
+def changes() -> int:
+    """How often `trainable` of something changed."""
+    return _Changes.count
+
+
 class Residence(Protocol):
     """Where a variable's array lives while it is not in host memory: a session's device state."""
 
@@ -142,6 +156,7 @@ class Variable(ArrayOperators):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         self._trainable = bool(value)
+        count_change()
 
     def _read_dtype(self) -> DType:
         cast_to = _autocast.get()

@@ -20,7 +20,7 @@ from .. import dtype_policy, naming, tree
 from ..keras_tensor import CallNode, KerasTensor, is_symbolic
 from ..operation import Operation, evaluate_eagerly, evaluate_symbolically
 from ..ops.core import tensor
-from ..variable import Variable, autocast
+from ..variable import Variable, autocast, count_change
 from .input_spec import check_inputs
 
 
@@ -157,13 +157,15 @@ class Layer(Operation):
         """Build if need be, and compute on Values."""
         builder = current()
         assert builder is not None
-        with builder.scope(self.name), naming.name_scope(self.name), _located(builder):
+        building = bool(self.__dict__.get("_building"))  # a model runs in order to be built
+        path = naming.name_scope("" if building else self.name)
+        with builder.scope(self.name), path, _located(builder):
             args = tree.map_structure(self._convert_input, args)
             kwargs = tree.map_structure(self._convert_input, kwargs)
             if self.input_spec is not None and (args or kwargs):
                 first = args[0] if args else next(iter(kwargs.values()))
                 check_inputs(self.input_spec, first, self.name)
-            if not self.built:
+            if not self.built and not building:
                 self._build_for(args, kwargs)
             training = self._resolve_training(args, kwargs)
             with self._call_scope(training):
@@ -380,6 +382,7 @@ class Layer(Operation):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         self._trainable = bool(value)
+        count_change()
         for variable in self._trainable_variables:
             variable.trainable = bool(value)
         for layer in self._sublayers():
