@@ -80,7 +80,7 @@ def conv(
     if rows is not None and batch * math.prod(spatial) * channels * total:
         return _as_product(x, w, batch * rows, (batch, *sizes, total), machine, epilogue)
     images = Images(
-        x, _extent(sizes, (0,) * len(taps), g.strides, tuple(taps), g.kernel_dilation),
+        x, extent(sizes, (0,) * len(taps), g.strides, tuple(taps), g.kernel_dilation),
         tuple(low for low, _ in g.padding), g.input_dilation, accumulator(x, w), machine,
     )
     outputs = total // g.groups
@@ -189,7 +189,7 @@ def _phase(
     base = tuple(max(0, phase.start + at) for phase, at in zip(phases, low, strict=True))
     ones = (1,) * len(taps)
     images = Images(
-        dy, _extent(sizes, base, ones, taps, dilation), low, ones, accumulator(dy, w), machine
+        dy, extent(sizes, base, ones, taps, dilation), low, ones, accumulator(dy, w), machine
     )
 
     def weight(tap: Place, group: Index, c: Index, o: Index) -> Expr:
@@ -220,7 +220,7 @@ def _input_grad_by_zeros(
     )
     base = (0,) * len(taps)
     images = Images(
-        dy, _extent(sizes, base, g.input_dilation, tuple(taps), g.kernel_dilation), low,
+        dy, extent(sizes, base, g.input_dilation, tuple(taps), g.kernel_dilation), low,
         g.strides, accumulator(dy, w), machine,
     )
 
@@ -250,7 +250,7 @@ def positions(spatial: Ints, taps: Ints, g: Geometry) -> Ints:
     )
 
 
-def _extent(sizes: Ints, base: Ints, stride: Ints, taps: Ints, dilation: Ints) -> Ints:
+def extent(sizes: Ints, base: Ints, stride: Ints, taps: Ints, dilation: Ints) -> Ints:
     """Length of each axis that windows see."""
     return tuple(
         b + (n - 1) * s + (max(k, 1) - 1) * d + 1

@@ -39,6 +39,8 @@ class Images:
         What elements are converted to.
     machine : Machine
         For the width of copies.
+    slack : int
+        Elements that may be read beyond an image, by vectors that are not wholly used.
     """
 
     source: Buffer
@@ -47,6 +49,7 @@ class Images:
     dilation: Ints
     dtype: str
     machine: Machine
+    slack: int = 0
 
     @property
     def spatial(self) -> Ints:
@@ -61,13 +64,14 @@ class Images:
         """Whether the source itself is the image, perhaps longer than needed."""
         plain = all(low == 0 for low in self.low) and all(step == 1 for step in self.dilation)
         inside = all(need <= have for need, have in zip(self.extent, self.spatial, strict=True))
-        return plain and inside and emit.dtype_of(self.source) == self.dtype
+        same = emit.dtype_of(self.source) == self.dtype
+        return plain and inside and same and self.slack == 0
 
     @property
     def rows_shape(self) -> Ints:
         """Sizes of one image with its last axis and the channels merged."""
         sizes = self.spatial if self.in_place else self.extent
-        return (*sizes[:-1], sizes[-1] * self.channels)
+        return (*sizes[:-1], sizes[-1] * self.channels + self.slack)
 
     def staged(
         self, tasks: int, slots: int, body: Callable[[Stage], Stmt]

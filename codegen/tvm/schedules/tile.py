@@ -53,8 +53,9 @@ class Tile:
         Parameters
         ----------
         loops : callable
-            Gets `step(left, right)`; ``left(row)`` is a scalar, ``right(vector)`` a vector of
-            `lanes`, in any dtype. Returns the loops of the reduction around steps.
+            Gets `step(left, right)`; ``left(row)`` is a scalar (or a vector, to be multiplied
+            lane by lane), ``right(vector)`` a vector of `lanes`, in any dtype. Returns the loops
+            of the reduction around steps.
         finish : callable
             Gets the accumulators as an array of ``rows * columns`` elements.
         start : callable, optional
@@ -115,12 +116,18 @@ class Tile:
         ]
 
         def update(row: int, vector: int) -> Stmt:
-            scalar = cast(left(row), self.dtype)
-            factor = tirx.Broadcast(scalar, self.lanes) if self.lanes > 1 else scalar
+            factor = self._factor(left(row))
             value = self.vector(sums, row, vector) + factor * columns[vector]
             return self.set(sums, row, vector, value)
 
         return emit.seq(*binds, self.each(update))
+
+    def _factor(self, value: Expr) -> Expr:
+        """A scalar in every lane; a vector as it is."""
+        if str(value.ty).endswith(f"x{self.lanes}"):
+            return cast(value, self.dtype, self.lanes)
+        scalar = cast(value, self.dtype)
+        return tirx.Broadcast(scalar, self.lanes) if self.lanes > 1 else scalar
 
 
 Step = Callable[[Callable[[int], Expr], Callable[[int], Expr]], Stmt]
