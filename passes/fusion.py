@@ -25,11 +25,10 @@ from dataclasses import dataclass
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import Shape
-from .outline import Outliner, accesses, is_scalar_constant, members
+from .outline import POINTWISE, Outliner, accesses, is_scalar_constant, members
 from .plan import Call
 
 ROOTED = frozenset({"contraction", "window", "opaque"})
-POINTWISE = frozenset({"elementwise", "index", "constant"})
 RECOMPUTE_COST = 8
 """A value of several users is computed again by each if that takes at most so many simple
 operations and reads no more memory than the value itself would."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..ir.graph import Graph, Value
-from .outline import accesses
+from .outline import POINTWISE, accesses
 from .plan import Call, Copy, Plan, Slot, align
 
 
@@ -60,16 +60,33 @@ class _Storages:
         return value
 
     def _aligned(self, call: Call) -> dict[Value, bool]:
-        """For each owner that the call reads: may an output be written over it?"""
+        """For each owner that the call reads: only at the element that it computes?"""
         body = call.kernel.body
-        reads = dict.fromkeys(body.inputs, call.kernel.root == "pointwise")
+        reads = dict.fromkeys(body.inputs, True)
         for parameter, aligned in accesses(body.outputs, ()):
-            reads[parameter] = reads.get(parameter, True) and aligned
+            reads[parameter] = reads[parameter] and aligned
         found: dict[Value, bool] = {}
         for value, parameter in zip(call.inputs, body.inputs, strict=True):
             owner = self.owner(value)
             found[owner] = found.get(owner, True) and reads[parameter]
         return found
+
+    def may_overwrite(self, output: Value, operand: Value) -> bool:
+        """Whether the call that computes `output` may write it over an operand, or reads it not.
+
+        Pointwise kernels may, and reductions where they store what they compute from their
+        results; the others may store an element before they have read all that it needs.
+        """
+        index = self.producer[output]
+        call = self.calls[index]
+        if operand not in self.aligned[index]:
+            return True
+        body = call.kernel.body
+        node = body.outputs[call.outputs.index(output)].node
+        assert node is not None
+        roots = {n.op.kind for n in body.nodes} - POINTWISE
+        late = not roots or (roots == {"reduce"} and node.op.kind in POINTWISE)
+        return late and self.aligned[index][operand]
 
 
 class _Homes:
@@ -101,7 +118,7 @@ class _Homes:
                 continue
             writer = self.storages.producer[owner]
             readers = set(self.storages.readers.get(old, ())) - {writer}
-            if not self.storages.aligned[writer].get(old, True):
+            if not self.storages.may_overwrite(owner, old):
                 continue
             if readers & self._after(writer):
                 continue
@@ -317,11 +334,11 @@ def _reusable(
     buffer_of: dict[Value, Buffer], taken: set[Buffer],
 ) -> Buffer | None:  # fmt: skip
     """The buffer of an operand that the call reads last, element by element."""
-    for operand, aligned in storages.aligned[call].items():
+    for operand in storages.aligned[call]:
         buffer = buffer_of.get(operand)
         if (
             buffer is not None
-            and aligned
+            and storages.may_overwrite(value, operand)
             and buffer.end == now
             and buffer.values[-1] is operand
             and buffer not in taken

@@ -8,6 +8,9 @@ from typing import Any
 from ..ir.graph import Graph, Node, Value
 from .plan import Call, Kernel
 
+POINTWISE = frozenset({"elementwise", "index", "constant"})
+"""Kinds of ops that can be computed one element at a time, anywhere."""
+
 
 def is_scalar_constant(value: Value) -> bool:
     """Constants of one element are written into the kernels that use them."""

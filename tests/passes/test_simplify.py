@@ -1,0 +1,132 @@
+"""Every rule against a golden program where it fires, and one where it must not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_graphs import assert_same, random_arrays
+
+from hornfels.ir import evaluate, parse, verify
+from hornfels.ir.op import get
+from hornfels.ir.rewrite import Rule, explain
+from hornfels.passes.rules import algebra
+from hornfels.passes.simplify import RULES, Simplify
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "simplify"
+BY_NAME = {rule.name: rule for rule in RULES}
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """`before --- after === # why not, and a program that stays`."""
+
+    before: str
+    after: str
+    reason: str
+    stays: str
+
+
+def read(name: str) -> Golden:
+    fires, stays = (GOLDEN / f"{name}.ir").read_text().split("\n===\n")
+    before, after = fires.split("\n---\n")
+    reason, _, program = stays.partition("\n")
+    return Golden(before.strip(), after.strip(), reason.removeprefix("# "), program.strip())
+
+
+def arrays_for(graph):
+    """Random numbers, and where the type allows a row of the awkward ones."""
+    arrays = random_arrays(graph.specialize({"N": 5}), seed=3)
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and array.size >= 4 and graph.named(name).ndim == 2:
+            awkward = [np.inf, -np.inf, 0.0, np.nan]
+            array.reshape(-1)[:4] = awkward
+    return arrays
+
+
+def check_equal(before, after) -> None:
+    arrays = arrays_for(before)
+    with np.errstate(all="ignore"):
+        assert_same(evaluate(after, arrays), evaluate(before, arrays), rtol=1e-6, atol=0)
+
+
+def test_every_rule_has_a_golden_file_and_no_file_is_left_over():
+    assert {path.stem for path in GOLDEN.glob("*.ir")} == BY_NAME.keys()
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_rule_fires(name):
+    golden = read(name)
+    before = parse(golden.before)
+    after, report = Simplify((BY_NAME[name],)).rewrite(before)
+    assert str(verify(after)) == golden.after
+    assert report.fired[name] >= 1
+    check_equal(before, after)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_rule_stays_away_and_says_why(name):
+    golden = read(name)
+    graph = parse(golden.stays)
+    after, report = Simplify((BY_NAME[name],)).rewrite(graph)
+    assert str(after) == golden.stays
+    assert not report.fired
+    assert explain(BY_NAME[name], graph).splitlines()[-1] == golden.reason
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_all_rules_together_keep_the_numbers(name):
+    golden = read(name)
+    for text in (golden.before, golden.stays):
+        graph = parse(text)
+        after = verify(Simplify().run(graph))
+        assert len(after.nodes) <= len(graph.nodes) + 1
+        check_equal(graph, after)
+
+
+def broken(name: str, **changes) -> Rule:
+    return dataclasses.replace(BY_NAME[name], **changes)
+
+
+WRONG = [
+    broken("mul-one", where=None),
+    broken("add-zero", where=None),
+    broken("div-exact", replace=lambda x, c, out: get("mul")(x, algebra._like(out, float(c)))),
+    broken("select-not", replace=lambda c, x, y: get("select")(c, x, y)),
+    broken("neg-sub", replace=lambda x, y: get("sub")(x, y)),
+    broken("cast-cast", where=None),
+    broken("number-padded", where=None),
+    broken("transpose-transpose",
+           replace=lambda x, q, r: get("transpose")(x, permutation=tuple(r[a] for a in q))),
+    broken("reduce-broadcast", where=None,
+           replace=lambda x, out: get("broadcast")(x.max(0), shape=out.shape, axes=())),
+    broken("pad-conv", where=None),
+    broken("matmul-transposed-b",
+           replace=lambda a, b: get("matmul")(a, b, transpose_b=False)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", WRONG, ids=str)
+def test_a_wrong_rule_is_caught(rule):
+    golden = read(rule.name)
+    caught = 0
+    for text in (golden.before, golden.stays):
+        graph = parse(text)
+        try:
+            check_equal(graph, verify(Simplify((rule,)).run(graph)))
+        except (AssertionError, ValueError):
+            caught += 1
+    assert caught
+
+
+def test_a_step_of_training_needs_few_simple_things():
+    """What the frontend emits in masses is gone: stop_gradient, ones, reshapes of broadcasts."""
+    from training_graphs import mlp
+
+    graph = Simplify().run(mlp())
+    names = [node.op.name for node in graph.nodes]
+    assert "stop_gradient" not in names
+    assert "transpose" not in names
+    assert names.count("reshape") == 0
