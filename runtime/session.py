@@ -35,6 +35,8 @@ class Variable(Protocol):
 
     def numpy(self) -> np.ndarray: ...
 
+    def assign(self, value: Any) -> Any: ...
+
 
 class Trainable(Protocol):
     """What the runtime needs of a model."""
@@ -82,28 +84,27 @@ class Device:
             if variable.residence is self:
                 continue
             array = variable.numpy()
+            if name in self._held:
+                self._release(name)
             self.state.write(name, array)
             self._names[id(variable)] = name
             self._held[name] = variable
             variable.residence = self
+
+    def _release(self, name: str) -> None:
+        """Send the variable of that name home, since another one takes its place."""
+        variable = self._held.pop(name)
+        del self._names[id(variable)]
+        if variable.residence is self:
+            array = self.state.read(name)
+            variable.residence = None
+            variable.assign(array)
 
     def read(self, variable: Any) -> np.ndarray:
         return self.state.read(self._names[id(variable)])
 
     def write(self, variable: Any, array: np.ndarray) -> None:
         self.state.write(self._names[id(variable)], array)
-
-    def name_for(self, name: str, variable: Variable) -> str:
-        """The name that the variable has here: `name` unless another variable has that."""
-        known = self._names.get(id(variable))
-        if known is not None and self._held[known] is variable:
-            return known
-        unique, suffix = name, 0
-        while unique in self._held and self._held[unique] is not variable:
-            suffix += 1
-            unique = f"{name}_{suffix}"
-        self._held[unique] = variable
-        return unique
 
 
 class Step:
@@ -185,7 +186,7 @@ class CompiledModel:
         key = (kind, self.model.trace_key(), tuple(sorted(symbolic.items())))
         if key not in self._steps:
             graph, variables = self.model.trace(kind, symbolic)
-            self._steps[key] = Step(*self._with_device_names(graph, variables), self.backend)
+            self._steps[key] = Step(graph, variables, self.backend)
         return self._steps[key]
 
     def run(self, kind: str, batch: Batch) -> dict[str, np.ndarray]:
@@ -205,18 +206,6 @@ class CompiledModel:
             step.executable(size)
         for size in sizes[1:]:
             step.prefetch(size, self._pool)
-
-    def _with_device_names(
-        self, graph: Graph, variables: Mapping[str, Variable]
-    ) -> tuple[Graph, Mapping[str, Variable]]:
-        """Rename state so that a variable has one name in all steps and no two share one."""
-        names = {old: self.device.name_for(old, v) for old, v in variables.items()}
-        if all(old == new for old, new in names.items()):
-            return graph, variables
-        renamed = {v: type(v)(v.type, name=names[v.name]) for v in graph.state}
-        return graph.rebuild(lambda *_: None, renamed), {
-            names[old]: v for old, v in variables.items()
-        }
 
     # --- what users call ---------------------------------------------------------------------
 

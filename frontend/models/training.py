@@ -19,7 +19,7 @@ from ...ir.types import TensorType, as_dtype, f64, i32, type_of
 from .. import config, ops, tree
 from ..gradients import gradients
 from ..keras_tensor import BATCH
-from ..trace import Trace
+from ..trace import StateNames, Trace
 from ..variable import Variable, changes
 from .objectives import Flat, Objectives
 
@@ -33,6 +33,7 @@ class Trainer:
         self.history: Any = None
         self._objectives: Objectives | None = None
         self._version = 0
+        self._state_names = StateNames()
         self._compiled: Any = None
         self._backend: tuple[str | None, str] = (None, "cpu")
         self._prediction_structure: Any = None
@@ -80,6 +81,7 @@ class Trainer:
         self._objectives = objectives
         self._backend = ("eager" if run_eagerly else backend, target)
         self._compiled = None
+        self._state_names = StateNames()
         self._changed()
 
     def _changed(self) -> None:
@@ -219,7 +221,8 @@ class Trainer:
         Graph, dict of str to Variable
             And the variables behind its state, by the names that they have in it.
         """
-        with Trace(f"{self.name}_{kind}") as trace:  # type: ignore[attr-defined]
+        name = f"{self.name}_{kind}"  # type: ignore[attr-defined]
+        with Trace(name, self._state_names) as trace:
             values = {name: trace.input(name, t) for name, t in types.items()}
             x, y, weight = (_nested(name, values) for name in ("x", "y", "sample_weight"))
             if kind == "predict":

@@ -25,7 +25,7 @@ def get(identifier: Any) -> Optimizer:
     ArgumentError
         If it is none; the message lists the legal names.
     """
-    found = CATALOGUE.get(identifier)
+    found = identifier if isinstance(identifier, Optimizer) else CATALOGUE.get(identifier)
     if not isinstance(found, Optimizer):
         raise ArgumentError(
             f"optimizer: must be a name, an Optimizer or a serialized one, got {identifier!r}"
