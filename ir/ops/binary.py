@@ -130,7 +130,7 @@ def _div_numpy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     quotient = x // y  # rounded down, and 0 for a divisor of 0
     inexact = (y != 0) & (quotient * y != x)
     up = inexact & ((x < 0) != (y < 0))
-    return np.asarray(quotient + up).astype(x.dtype)
+    return np.asarray(quotient + up).astype(x.dtype, copy=False)
 
 
 def _div_vjp(g: Value, x: Value, y: Value, *, out: Value) -> tuple[Value, Value]:

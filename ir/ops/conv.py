@@ -130,7 +130,7 @@ def _columns(
     for i, tap in enumerate(np.ndindex(kernel)):
         seen = padded[_tap(tap, out, strides, kernel_dilation)]
         taps[:, :, i] = seen.reshape(count, groups, channels).swapaxes(0, 1)
-    return taps.reshape(groups, count, -1)
+    return taps.reshape(groups, count, math.prod(kernel) * channels)
 
 
 def _rows(y: np.ndarray, groups: int) -> np.ndarray:
@@ -149,7 +149,7 @@ def _conv_numpy(x: np.ndarray, w: np.ndarray, **attrs: Any) -> np.ndarray:
     out = _out_sizes(x.shape, w.shape, **attrs)
     columns = _columns(x, w.shape[:-2], out, **attrs)
     product: np.ndarray = columns @ _rows(w, groups)
-    return product.swapaxes(0, 1).reshape(x.shape[0], *out, w.shape[-1]).astype(x.dtype)
+    return product.swapaxes(0, 1).reshape(x.shape[0], *out, w.shape[-1]).astype(x.dtype, copy=False)
 
 
 def _out_sizes(x: Ints, w: Ints, **attrs: Any) -> Ints:
@@ -228,7 +228,7 @@ def _input_grad_numpy(
 ) -> np.ndarray:
     groups, out = attrs["groups"], dy.shape[1:-1]
     columns = _rows(dy, groups) @ _rows(w, groups).swapaxes(1, 2)
-    taps = columns.reshape(groups, dy.shape[0], *out, math.prod(w.shape[:-2]), -1)
+    taps = columns.reshape(groups, dy.shape[0], *out, math.prod(w.shape[:-2]), w.shape[-2])
     sizes = [
         int(dilated(d, k - 1))
         for d, k in zip(input_shape[1:-1], attrs["input_dilation"], strict=True)
@@ -236,10 +236,10 @@ def _input_grad_numpy(
     padded = [low + n + high for n, (low, high) in zip(sizes, attrs["padding"], strict=True)]
     total = np.zeros((input_shape[0], *padded, input_shape[-1]), columns.dtype)
     for i, tap in enumerate(np.ndindex(w.shape[:-2])):
-        share = np.moveaxis(taps[..., i, :], 0, -2).reshape(*dy.shape[:-1], -1)
+        share = np.moveaxis(taps[..., i, :], 0, -2).reshape(*dy.shape[:-1], input_shape[-1])
         total[_tap(tap, out, attrs["strides"], attrs["kernel_dilation"])] += share
     inside = _inside(sizes, attrs["padding"], attrs["input_dilation"])
-    return total[inside].astype(dy.dtype)
+    return total[inside].astype(dy.dtype, copy=False)
 
 
 def _input_grad_vjp(
@@ -295,7 +295,7 @@ def _kernel_grad_numpy(
     groups = attrs["groups"]
     columns = _columns(x, kernel_shape[:-2], dy.shape[1:-1], **attrs)
     product: np.ndarray = columns.swapaxes(1, 2) @ _rows(dy, groups)
-    return product.swapaxes(0, 1).reshape(kernel_shape).astype(x.dtype)
+    return product.swapaxes(0, 1).reshape(kernel_shape).astype(x.dtype, copy=False)
 
 
 def _kernel_grad_vjp(

@@ -277,7 +277,7 @@ sqrt = define(Op(
 
 def _rsqrt_numpy(x: np.ndarray) -> np.ndarray:
     wide = widen(x)
-    return np.asarray(1 / np.sqrt(wide)).astype(x.dtype)
+    return np.asarray(1 / np.sqrt(wide)).astype(x.dtype, copy=False)
 
 
 def _rsqrt_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
@@ -353,7 +353,7 @@ tanh = define(Op(
 
 
 def _sigmoid_numpy(x: np.ndarray) -> np.ndarray:
-    return np.asarray(1 / (1 + np.exp(-widen(x)))).astype(x.dtype)
+    return np.asarray(1 / (1 + np.exp(-widen(x)))).astype(x.dtype, copy=False)
 
 
 def _sigmoid_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
@@ -375,7 +375,7 @@ _erf = np.frompyfunc(math.erf, 1, 1)
 
 
 def _erf_numpy(x: np.ndarray) -> np.ndarray:
-    return np.asarray(_erf(x.astype(np.float64)), np.float64).astype(x.dtype)
+    return np.asarray(_erf(x.astype(np.float64)), np.float64).astype(x.dtype, copy=False)
 
 
 def _erf_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:

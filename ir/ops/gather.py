@@ -72,7 +72,7 @@ def _scatter_add_numpy(
     rows = updates.reshape(*x.shape[:axis], at.size, *x.shape[axis + 1 :])
     result = np.array(np.moveaxis(widen(x), axis, 0))
     np.add.at(result, at, np.moveaxis(widen(rows), axis, 0))
-    return np.moveaxis(result, 0, axis).astype(x.dtype)
+    return np.moveaxis(result, 0, axis).astype(x.dtype, copy=False)
 
 
 def _scatter_add_vjp(

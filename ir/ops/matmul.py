@@ -34,7 +34,7 @@ def _numpy(
 ) -> np.ndarray:
     left = a.swapaxes(-1, -2) if transpose_a else a
     right = b.swapaxes(-1, -2) if transpose_b else b
-    return np.asarray(widen(left) @ widen(right)).astype(a.dtype)
+    return np.asarray(widen(left) @ widen(right)).astype(a.dtype, copy=False)
 
 
 def _vjp(

@@ -63,7 +63,7 @@ def highest(x: np.ndarray) -> int | float:
 
 def _sum_numpy(x: np.ndarray, *, axes: Axes) -> np.ndarray:
     wide = widen(x)
-    return np.asarray(np.sum(wide, axis=axes, dtype=wide.dtype)).astype(x.dtype)
+    return np.asarray(np.sum(wide, axis=axes, dtype=wide.dtype)).astype(x.dtype, copy=False)
 
 
 def _sum_vjp(g: Value, x: Value, *, out: Value, axes: Axes) -> tuple[Value]:
@@ -94,7 +94,7 @@ reduce_sum = define(Op(
 
 def _prod_numpy(x: np.ndarray, *, axes: Axes) -> np.ndarray:
     wide = widen(x)
-    return np.asarray(np.prod(wide, axis=axes, dtype=wide.dtype)).astype(x.dtype)
+    return np.asarray(np.prod(wide, axis=axes, dtype=wide.dtype)).astype(x.dtype, copy=False)
 
 
 def _product_of_others(rows: Value, size: int) -> Value:

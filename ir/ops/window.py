@@ -158,7 +158,7 @@ def _max_grad_numpy(
         first = free & ((padded[tap] == best) | np.isnan(padded[tap]))
         total[tap] += np.where(first, dy, 0)
         free &= ~first
-    return _unpad_spatial(total, x.shape, padding).astype(x.dtype)
+    return _unpad_spatial(total, x.shape, padding).astype(x.dtype, copy=False)
 
 
 def _max_grad_vjp(
@@ -233,7 +233,7 @@ def _avg_numpy(
     for tap in _taps(window, strides, out):
         total += padded[tap]
     counts = _counts(x.shape, out, window, strides, padding, include_padding)
-    return np.asarray(total / counts.astype(total.dtype)).astype(x.dtype)
+    return np.asarray(total / counts.astype(total.dtype)).astype(x.dtype, copy=False)
 
 
 def _avg_vjp(
@@ -291,7 +291,7 @@ def _avg_grad_numpy(
     total = _pad_spatial(np.zeros(input_shape, share.dtype), padding, 0.0)
     for tap in _taps(window, strides, out):
         total[tap] += share
-    return _unpad_spatial(total, input_shape, padding).astype(dy.dtype)
+    return _unpad_spatial(total, input_shape, padding).astype(dy.dtype, copy=False)
 
 
 def _avg_grad_vjp(

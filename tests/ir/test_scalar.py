@@ -1,0 +1,185 @@
+"""The polynomials of ir/scalar.py: their error in ulp, special values, and the random bits."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from hornfels.ir import scalar
+from hornfels.ir.ops.constant import threefry
+from hornfels.ir.types import f32, u32
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    return np.fromiter(map(math.erf, x), np.float64, len(x))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The function in f64, the range that is sampled densely, and the largest error allowed."""
+
+    exact: Callable[[np.ndarray], np.ndarray]
+    low: float
+    high: float
+    ulp: float
+    samples: int = 400_000
+    least: float = -math.inf  # what is below is compared elsewhere
+
+
+BOUNDS = {
+    "exp": Bound(np.exp, -104, 89, 1.0),
+    "expm1": Bound(np.expm1, -20, 89, 1.5),
+    "log": Bound(np.log, 1e-3, 10, 1.0),
+    "log1p": Bound(np.log1p, -0.9999, 5, 1.0),
+    "tanh": Bound(np.tanh, -10, 10, 2.5),
+    "sigmoid": Bound(lambda x: 1 / (1 + np.exp(-x)), -88, 20, 2.5, least=-87.3),
+    "erf": Bound(_erf, -4.2, 4.2, 1.5, samples=100_000),
+}
+
+
+def floats(name: str, bound: Bound) -> np.ndarray:
+    """A dense sample of the range, and of all f32 bit patterns, infinities and NaN included."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    patterns = rng.integers(0, 2**32, bound.samples, dtype=np.uint64).astype(np.uint32)
+    small = rng.standard_normal(bound.samples // 4) * 0.3
+    special = [0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0, 2.0**-126, 1e-40, -1e-40]
+    parts = [np.linspace(bound.low, bound.high, bound.samples), small, np.asarray(special)]
+    return np.concatenate([*(p.astype(np.float32) for p in parts), patterns.view(np.float32)])
+
+
+def errors_in_ulp(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Distance to the exact result in units of the last place of an f32 of its size.
+
+    Where the exact result is no f32 number (infinite, NaN, too large), 0 if `got` agrees with
+    its rounding, else infinity.
+    """
+    with np.errstate(all="ignore"):
+        rounded = exact.astype(np.float32)
+        exponent = np.frexp(np.abs(exact))[1]
+        unit = np.ldexp(1.0, np.maximum(exponent - 24, -149))
+        distance = np.abs(got.astype(np.float64) - exact) / unit
+    agrees = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
+    finite = np.isfinite(rounded) & np.isfinite(got)
+    return np.where(finite, distance, np.where(agrees, 0.0, np.inf))
+
+
+@pytest.mark.parametrize("contract", [False, True], ids=["separate", "fused"])
+@pytest.mark.parametrize("name", BOUNDS)
+def test_error_bound(name: str, contract: bool) -> None:
+    bound = BOUNDS[name]
+    x = floats(name, bound)
+    x = x[~(x < bound.least)]
+    with np.errstate(all="ignore"):
+        exact = bound.exact(x.astype(np.float64))
+    errors = errors_in_ulp(scalar.on_arrays(getattr(scalar, name), x, contract=contract), exact)
+    worst = int(np.argmax(errors))
+    assert errors[worst] <= bound.ulp, f"{name}({x[worst]!r}) is off by {errors[worst]} ulp"
+    assert errors[worst] > bound.ulp / 3, f"the bound of {name} is loose: {errors[worst]}"
+
+
+def test_error_measure_sees_one_unit() -> None:
+    exact = np.asarray([1.5, 1e-45, np.inf, 1e300])
+    with np.errstate(over="ignore"):
+        right = exact.astype(np.float32)
+    assert errors_in_ulp(right, exact).max() < 0.5
+    wrong = np.asarray([np.nextafter(np.float32(1.5), np.float32(2)), 3e-45, 3e38, np.nan])
+    assert np.all(errors_in_ulp(wrong.astype(np.float32), exact) >= 0.99)
+
+
+SPECIAL = {
+    "exp": [(-math.inf, 0.0), (math.inf, math.inf), (0.0, 1.0), (-0.0, 1.0), (89.0, math.inf),
+            (-104.0, 0.0), (-103.0, 1e-45)],
+    "expm1": [(-math.inf, -1.0), (math.inf, math.inf), (0.0, 0.0), (-0.0, -0.0), (1e-40, 1e-40)],
+    "log": [(0.0, -math.inf), (-0.0, -math.inf), (math.inf, math.inf), (-1.0, math.nan),
+            (-math.inf, math.nan), (1.0, 0.0), (1e-45, -103.27893)],
+    "log1p": [(-1.0, -math.inf), (-2.0, math.nan), (math.inf, math.inf), (-math.inf, math.nan),
+              (0.0, 0.0), (-0.0, -0.0), (1e-40, 1e-40)],
+    "tanh": [(math.inf, 1.0), (-math.inf, -1.0), (0.0, 0.0), (-0.0, -0.0), (20.0, 1.0)],
+    "sigmoid": [(math.inf, 1.0), (-math.inf, 0.0), (0.0, 0.5), (-100.0, 0.0), (100.0, 1.0)],
+    "erf": [(math.inf, 1.0), (-math.inf, -1.0), (0.0, 0.0), (-0.0, -0.0), (5.0, 1.0)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_values(name: str) -> None:
+    x, expected = np.asarray([*SPECIAL[name], (math.nan, math.nan)], np.float32).T
+    got = scalar.on_arrays(getattr(scalar, name), x)
+    np.testing.assert_array_equal(got, expected)
+    numbers = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.signbit(got[numbers]), np.signbit(expected[numbers]))
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_f64_is_the_library_function(name: str) -> None:
+    x = np.linspace(0.1, 3.0, 97)
+    got = scalar.on_arrays(getattr(scalar, name), x)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, BOUNDS[name].exact(x), rtol=4e-16)
+
+
+@pytest.mark.parametrize("name", ["tanh", "erf"])
+def test_odd_functions_are_exactly_odd(name: str) -> None:
+    x = np.linspace(0.0, 6.0, 10_001, dtype=np.float32)
+    function = getattr(scalar, name)
+    np.testing.assert_array_equal(scalar.on_arrays(function, -x), -scalar.on_arrays(function, x))
+
+
+def test_contraction_changes_bits_and_is_one_rounding() -> None:
+    def product_and_sum(m: scalar.Math, x: scalar.Element, y: scalar.Element) -> scalar.Element:
+        return x * y + (-1.0)
+
+    x = np.asarray([1 + 2.0**-12], np.float32)
+    separate = scalar.on_arrays(product_and_sum, x, x)
+    fused = scalar.on_arrays(product_and_sum, x, x, contract=True)
+    assert fused[0] == np.float32(2.0**-11 + 2.0**-24)
+    assert separate[0] == np.float32(2.0**-11)
+
+
+# --- random bits -----------------------------------------------------------------------------
+
+VECTORS = [  # of the Random123 distribution: key, counter, result
+    ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+    ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+    ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+]
+
+
+@pytest.mark.parametrize(("key", "counter", "expected"), VECTORS)
+def test_threefry_known_answers(
+    key: tuple[int, int], counter: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    oracle = threefry(np.asarray(key, np.uint64), np.asarray(counter, np.uint64))
+    assert tuple(oracle) == expected
+    words = [np.asarray([w], np.uint32) for w in (*key, *counter)]
+    for i in range(2):
+        got = scalar.on_arrays(lambda m, *xs, i=i: scalar.threefry2x32(*xs)[i], *words)
+        assert got[0] == expected[i]
+
+
+def test_threefry_of_many_counters_is_the_oracle() -> None:
+    rng = np.random.default_rng(0)
+    words = rng.integers(0, 2**32, (4, 1000), dtype=np.uint64)
+    expected = np.stack([threefry(words[:2, i], words[2:, i]) for i in range(1000)])
+    for i in range(2):
+        got = scalar.on_arrays(
+            lambda m, *xs, i=i: scalar.threefry2x32(*xs)[i], *words.astype(np.uint32)
+        )
+        np.testing.assert_array_equal(got, expected[:, i])
+
+
+def test_numpy_elements_follow_the_contract() -> None:
+    m = scalar.NumpyMath(f32)
+    integers = m.element(np.asarray([7, -7, 7, -7, 5, -(2**31)], np.int32))
+    divisors = m.element(np.asarray([2, 2, -2, -2, 0, -1], np.int32))
+    with np.errstate(all="ignore"):
+        assert (integers / divisors).array.tolist() == [3, -3, -3, 3, 0, -(2**31)]
+        assert (integers % divisors).array.tolist() == [1, 1, -1, -1, 0, 0]
+    assert (m.element(np.asarray([2**31], np.uint32)) >> 31).array.tolist() == [1]
+    assert (m.element(np.asarray([-8], np.int32)) >> 1).array.tolist() == [-4]
+    bits = m.bitcast(m.const(1.0), u32)
+    assert bits.array.tolist() == [0x3F800000]
