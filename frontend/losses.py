@@ -7,10 +7,13 @@ weights and the reduction to a scalar.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..ir import sugar
-from ..ir.errors import ArgumentError, ShapeError
+from ..ir.errors import ArgumentError, LabelError, ShapeError
 from ..ir.graph import Value
 from ..ir.types import Shape, as_dtype, i32
 from . import ops
@@ -22,6 +25,31 @@ from .ops.core import floating, tensor
 
 CATALOGUE = Catalogue("loss", "keras.losses")
 REDUCTIONS = ("sum_over_batch_size", "sum", "mean", "mean_with_sample_weight", "none", None)
+
+
+@dataclass(frozen=True)
+class LabelRange:
+    """The class numbers that a loss takes: 0 to `classes - 1`, and `ignored` if it is given."""
+
+    classes: int
+    ignored: int | None = None
+
+    def check(self, name: str, labels: np.ndarray) -> None:
+        """Require that all labels are in range; done on the host, before a step runs.
+
+        Raises
+        ------
+        LabelError
+            If one is not.
+        """
+        wrong = (labels < 0) | (labels >= self.classes)
+        if self.ignored is not None:
+            wrong &= labels != self.ignored
+        if wrong.any():
+            raise LabelError(
+                f"{name}: labels must be class numbers in [0, {self.classes}), "
+                f"got {labels[wrong].flat[0]}"
+            )
 
 
 class Loss:
@@ -57,6 +85,10 @@ class Loss:
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """One number for each sample."""
         raise NotImplementedError(f"{type(self).__name__} must define call(y_true, y_pred)")
+
+    def label_range(self, predicted_shape: Shape) -> LabelRange | None:
+        """What labels are legal beside predictions of this shape; None if any are."""
+        return None
 
     @operation
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -142,6 +174,12 @@ class LossFunctionWrapper(Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         y_true, y_pred = squeeze_or_expand_to_same_rank(y_true, y_pred)
         return self.fn(y_true, y_pred, **self._arguments)
+
+    def label_range(self, predicted_shape: Shape) -> LabelRange | None:
+        if self.fn is not sparse_categorical_crossentropy:
+            return None
+        classes = predicted_shape[self._arguments.get("axis", -1)]
+        return LabelRange(int(classes), self._arguments.get("ignore_class"))
 
     def get_config(self) -> dict[str, Any]:
         own = {} if type(self) is not LossFunctionWrapper else {"fn": CATALOGUE.serialize(self.fn)}

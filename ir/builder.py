@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,8 @@ from .op import Op, get
 from .types import TensorType, as_dtype
 
 _ROOT = Path(__file__).parents[1]  # not resolved: frames name files as they were imported
-_OURS = tuple(
-    str(_ROOT / room) for room in ("ir", "frontend", "passes", "codegen", "runtime")
-)  # our tests and examples count as the user's code
+_ROOMS = ("ir", "frontend", "passes", "codegen", "runtime")  # tests count as the user's code
+_NOT_THE_USER = (*(str(_ROOT / room) for room in _ROOMS), contextlib.__file__)
 _current: ContextVar[Builder | None] = ContextVar("hornfels_builder", default=None)
 
 
@@ -122,7 +122,7 @@ class EagerBuilder(Builder):
 def _user_line() -> str:
     """`file.py:12` of the nearest caller outside the package's own rooms."""
     frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename.startswith(_OURS):
+    while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_USER):
         frame = frame.f_back  # type: ignore[assignment]
     if frame is None:
         return ""

@@ -42,6 +42,10 @@ class ArgumentError(HornfelsError, ValueError):
     """An argument (a name, an option, a number of inputs) is not one of the legal ones."""
 
 
+class LabelError(HornfelsError, ValueError):
+    """A label is not one of the classes."""
+
+
 class GradientError(HornfelsError, ValueError):
     """A gradient was asked for that does not exist."""
 

@@ -57,6 +57,9 @@ class Trainable(Protocol):
     def trace_key(self) -> Any:
         """Changes whenever a trace made before is no longer what the model does."""
 
+    def check(self, batch: Batch) -> None:
+        """Refuse what only numbers show, such as labels that are no classes."""
+
     def reset_metrics(self) -> None: ...
 
     def declared_types(self, kind: str) -> Mapping[str, TensorType]:
@@ -193,6 +196,7 @@ class CompiledModel:
         """Run one step on a packed batch: `"train"`, `"test"` or `"predict"`."""
         step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
         executable = step.executable(size_of_batch(batch))
+        self.model.check(batch)
         self.device.hold(step.variables)
         wanted = {v.name: batch[v.name] for v in executable.graph.inputs}
         return executable(self.device.state, wanted)

@@ -31,6 +31,7 @@ class Objectives:
         self._losses: Flat = []
         self._weights: Flat = []
         self._trackers: Flat = []
+        self._ranges: Flat = []
         self._metrics: list[tuple[str, Any, int, bool]] = []  # key, metric, output, weighted
         self.built = False
 
@@ -56,6 +57,10 @@ class Objectives:
             self._losses = [
                 None if loss is None else losses_module.resolve(loss, t.shape, p.shape)
                 for loss, t, p in zip(losses, _labels(y, losses), y_pred, strict=True)
+            ]
+            self._ranges = [
+                None if loss is None else loss.label_range(p.shape)
+                for loss, p in zip(self._losses, y_pred, strict=True)
             ]
             self._weights = _by_output("loss_weights", self.loss_weights, names, count)
             several = sum(loss is not None for loss in self._losses) > 1
@@ -96,6 +101,12 @@ class Objectives:
             number += 1
             unique = f"{key}_{number}"
         return unique
+
+    def check_labels(self, labels: Flat) -> None:
+        """Require labels that the losses take, as far as they are known: arrays or None."""
+        for label, legal in zip(labels, self._ranges, strict=False):
+            if label is not None and legal is not None:
+                legal.check("y", label)
 
     def total(self, y: Flat, y_pred: Flat, sample_weight: Flat, added: Flat) -> Any:
         """The weighted sum of the losses and of those that layers add; None if there are none."""

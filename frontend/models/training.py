@@ -311,6 +311,12 @@ class Trainer:
             )
         return batch
 
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Refuse labels that are no classes; the runtime asks before each step with labels."""
+        if self._objectives is not None:
+            labels = [a for name, a in batch.items() if name.partition("/")[0] == "y"]
+            self._objectives.check_labels(labels)
+
     def unpack(self, outputs: Mapping[str, np.ndarray]) -> Any:
         """The prediction in the structure that the model returns."""
         return tree.pack_like(self._prediction_structure, list(outputs.values()))
