@@ -16,7 +16,7 @@ CATALOGUE = Catalogue("activation", "keras.activations")
 def relu(
     x: Any, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
 ) -> Any:
-    """Piecewise linear: `x` where it is at least `threshold`, else `negative_slope * (x - threshold)`.
+    """`x` above `threshold`, `negative_slope * (x - threshold)` below, at most `max_value`.
 
     Parameters
     ----------

@@ -38,7 +38,8 @@ class Catalogue:
         def enter(item: Any) -> Any:
             for name in (item.__name__, *names):
                 self.entries[self._key(name)] = item
-            if isinstance(item, type):  # a function of that name comes first
+            if isinstance(item, type) and not self.ignore_case:
+                # A function of that name comes first.
                 self.entries.setdefault(self._key(to_snake_case(item.__name__)), item)
             return item
 

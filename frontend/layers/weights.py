@@ -1,4 +1,4 @@
-"""The three arguments that many layers take for each weight: initializer, regularizer, constraint."""
+"""What many layers take for each weight: initializer, regularizer and constraint."""
 
 from __future__ import annotations
 
