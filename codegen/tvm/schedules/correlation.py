@@ -18,6 +18,7 @@ from .staging import Images, Ints, Stage
 from .tile import (
     Epilogue,
     Tile,
+    cast,
     choose_vectors,
     finish_tile,
     for_row_tiles,
@@ -166,7 +167,8 @@ def _pack(problem: Correlation, packed: Buffer) -> Stmt:
 
         def lane(position: Index) -> Stmt:
             output = place * lanes + position
-            return write(position, problem.weight(tap, group, channel, output))
+            value = cast(problem.weight(tap, group, channel, output), problem.dtype)
+            return write(position, value)
 
         def columns(count: int) -> Stmt:
             blank = emit.vectorized(lanes - count, lambda position: write(count + position, zero))
@@ -244,11 +246,12 @@ def _image(
     def panel(number: Index) -> Stmt:
         def row(at: Place) -> Stmt:
             def tile(first: Index, count: int) -> Stmt:
-                if merged:
-                    pixel = lambda i: (*at, first + i // across, i % across)  # noqa: E731
-                    return _tile(problem, stage, packed, task, n, number, count * across, pixel)
-                pixel = lambda i: (*at, first + i)  # noqa: E731
-                return _tile(problem, stage, packed, task, n, number, count, pixel)
+                def pixel(i: Index) -> Place:
+                    place = (first + i // across, i % across) if merged else (first + i,)
+                    return (*at, *place)
+
+                height = count * across if merged else count
+                return _tile(problem, stage, packed, task, n, number, height, pixel)
 
             if merged:
                 return for_row_tiles(problem.sizes[-2], tallest // across, tile)

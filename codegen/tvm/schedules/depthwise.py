@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from .. import emit
 from ..emit import Buffer, Index, Stmt
 from .correlation import Correlation, Place
 from .staging import Stage
-from .tile import for_row_tiles, tasks_for
+from .tile import cast, for_row_tiles, tasks_for
 
 
 def depthwise(problem: Correlation) -> Stmt:
@@ -62,7 +63,7 @@ def _tile(
     pixels = [(*at[:-1], at[-1] + i) for i in range(count)]
 
     def body(sums: Buffer) -> Stmt:
-        def every(statement) -> Stmt:
+        def every(statement: Callable[[int, Index], Stmt]) -> Stmt:
             return emit.seq(*(
                 emit.vectorized(lanes, lambda lane, i=i: statement(i, lane)) for i in range(count)
             ))
@@ -74,7 +75,7 @@ def _tile(
             def add(i: int, lane: Index) -> Stmt:
                 position = problem.position(pixels[i], taps)
                 seen = stage.load(task, 0, n, position, channel + lane)
-                weight = problem.weight(taps, channel + lane, 0, 0)
+                weight = cast(problem.weight(taps, channel + lane, 0, 0), problem.dtype)
                 return emit.store(
                     sums, (i * lanes + lane,), sums[i * lanes + lane] + seen * weight
                 )

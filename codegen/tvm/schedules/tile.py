@@ -136,7 +136,17 @@ Step = Callable[[Callable[[int], Expr], Callable[[int], Expr]], Stmt]
 def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:
     """Convert a scalar or vector expression to an element type, if it is of another."""
     wanted = _vector_name(dtype, lanes)
+    if lanes > 1 and dtype == "float32" and str(value.ty).startswith("bfloat16"):
+        return _widen(value, lanes)
     return value if str(value.ty) == wanted else tirx.Cast(tvm.ir.PrimType(wanted), value)
+
+
+def _widen(value: Expr, lanes: int) -> Expr:
+    """A vector of bf16 as f32: TVM's own conversion misses explicit vectors."""
+    bits = tirx.reinterpret(f"uint16x{lanes}", value)
+    wide = tirx.Cast(tvm.ir.PrimType(f"uint32x{lanes}"), bits)
+    shift = tirx.Broadcast(tirx.IntImm("uint32", 16), lanes)
+    return tirx.reinterpret(f"float32x{lanes}", tirx.shift_left(wide, shift))
 
 
 def _vector_name(dtype: str, lanes: int) -> str:

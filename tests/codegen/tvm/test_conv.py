@@ -1,0 +1,190 @@
+"""Convolutions and their gradients against the oracles in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from native import TARGET, aligned, declare, run_function, run_template
+
+from hornfels.codegen.tvm import emit
+from hornfels.codegen.tvm.schedules.conv import Geometry, conv, conv_input_grad, positions
+from hornfels.codegen.tvm.schedules.conv_kernel_grad import conv_kernel_grad
+from hornfels.ir.op import get
+
+# (batch, spatial, channels, outputs, kernel, attributes)
+CASES = {
+    "plain": (2, (7, 9), 3, 5, 3, {}),
+    "same": (2, (7, 9), 3, 5, 3, {"padding": 1}),
+    "one": (1, (1, 1), 1, 1, 1, {}),
+    "all padding but one": (2, (1, 1), 3, 4, 3, {"padding": 1}),
+    "first layer": (2, (28, 17), 1, 32, 3, {}),
+    "tails": (2, (5, 31), 17, 35, 3, {"padding": 1}),
+    "short rows": (2, (3, 3), 16, 48, 3, {"padding": 1}),
+    "strides": (1, (8, 8), 4, 20, 3, {"strides": 2, "padding": ((0, 1), (1, 0))}),
+    "strides beyond the kernel": (2, (7, 6), 2, 3, 2, {"strides": 3}),
+    "first layer of a residual net": (1, (15, 14), 3, 8, 7, {"strides": 2, "padding": 3}),
+    "rank 1": (3, (9,), 4, 6, 3, {"padding": 1}),
+    "rank 3": (2, (4, 5, 6), 2, 3, (2, 3, 2), {"strides": (1, 2, 1), "padding": 1}),
+    "kernel dilation": (2, (9, 9), 4, 8, 3, {"kernel_dilation": 2, "padding": 2}),
+    "dilation and strides": (
+        2, (9, 9), 4, 8, 3, {"kernel_dilation": 2, "padding": 2, "strides": 2},
+    ),
+    "input dilation": (2, (5, 5), 4, 8, 3, {"input_dilation": 2, "padding": 1}),
+    "everything": (
+        2, (5, 6), 4, 6, 3,
+        {"input_dilation": 2, "padding": ((2, 0), (0, 1)), "strides": (3, 2),
+         "kernel_dilation": (1, 2), "groups": 2},
+    ),
+    "groups": (2, (6, 6), 8, 12, 3, {"groups": 4, "padding": 1}),
+    "depthwise": (2, (6, 7), 20, 20, 3, {"groups": 20, "padding": 1}),
+    "depthwise, in place": (2, (6, 7), 20, 20, 3, {"groups": 20}),
+    "depthwise, strides": (2, (6, 7), 35, 35, 3, {"groups": 35, "padding": 1, "strides": 2}),
+    "depthwise, two outputs": (2, (6, 7), 6, 12, 3, {"groups": 6, "padding": 1}),
+    "pointwise": (2, (6, 6), 20, 33, 1, {}),
+    "pointwise, strides": (2, (7, 6), 20, 33, 1, {"strides": 2}),
+    "whole image": (3, (4, 4), 5, 6, 4, {}),
+    "no image": (0, (5, 5), 2, 3, 3, {}),
+    "no channel": (2, (5, 5), 0, 3, 3, {}),
+    "no output": (2, (5, 5), 3, 0, 3, {}),
+}  # fmt: skip
+
+PARALLEL = {
+    "images": (5, (16, 16), 16, 32, 3, {"padding": 1}),
+    "rows": (1, (40, 40), 16, 32, 3, {"padding": 1}),
+    "panels": (1, (8, 8), 64, 128, 3, {"padding": 1}),
+    "strides": (6, (16, 16), 24, 40, 3, {"padding": ((0, 1), (0, 1)), "strides": 2}),
+    "depthwise": (8, (32, 32), 48, 48, 3, {"groups": 48, "padding": 1}),
+}  # fmt: skip
+
+
+class Problem:
+    """Arrays, geometry and the attributes of the IR's ops for one case."""
+
+    def __init__(self, batch, spatial, channels, outputs, kernel, options, dtype="float32"):
+        rank = len(spatial)
+
+        def each(value):
+            return (value,) * rank if isinstance(value, int) else tuple(value)
+
+        padding = options.get("padding", 0)
+        self.attributes = {
+            "strides": each(options.get("strides", 1)),
+            "padding": ((padding, padding),) * rank if isinstance(padding, int) else padding,
+            "input_dilation": each(options.get("input_dilation", 1)),
+            "kernel_dilation": each(options.get("kernel_dilation", 1)),
+            "groups": options.get("groups", 1),
+        }
+        self.geometry = Geometry(**self.attributes)
+        self.x_shape = (batch, *spatial, channels)
+        self.w_shape = (*each(kernel), channels // self.attributes["groups"], outputs)
+        sizes = positions(tuple(spatial), each(kernel), self.geometry)
+        self.y_shape = (batch, *sizes, outputs)
+        random = np.random.default_rng(math.prod(self.x_shape) + outputs)
+        self.dtype = dtype
+        self.x, self.w, self.dy = (
+            random.standard_normal(shape).astype(dtype)
+            for shape in (self.x_shape, self.w_shape, self.y_shape)
+        )
+
+    def expected(self, op, *operands, **attributes):
+        if 0 in (self.x_shape[0], self.x_shape[-1], self.y_shape[-1]):
+            return 0.0
+        wide = (operand.astype(np.float64) for operand in operands)
+        return get(op).numpy(*wide, **self.attributes, **attributes)
+
+
+def assert_close(result, want, terms, unit):
+    scale = 1 + np.abs(want).max(initial=0)
+    np.testing.assert_allclose(
+        result, np.broadcast_to(want, result.shape), rtol=0, atol=unit * scale * math.sqrt(terms)
+    )
+
+
+UNIT = {"float32": 1e-6, "float64": 1e-14}
+
+
+def check_forward(problem):
+    result = run_template(
+        conv, [problem.x, problem.w], problem.y_shape, problem.dtype, geometry=problem.geometry
+    )
+    want = problem.expected("conv", problem.x, problem.w)
+    assert_close(result, want, math.prod(problem.w_shape[:-1]) + 1, UNIT[problem.dtype])
+
+
+def check_input_grad(problem):
+    result = run_template(
+        conv_input_grad, [problem.dy, problem.w], problem.x_shape, problem.dtype,
+        input_shape=problem.x_shape, geometry=problem.geometry,
+    )  # fmt: skip
+    want = problem.expected(
+        "conv_input_grad", problem.dy, problem.w, input_shape=problem.x_shape
+    )
+    assert_close(result, want, math.prod(problem.w_shape) + 1, UNIT[problem.dtype])
+
+
+def check_kernel_grad(problem):
+    result = run_template(
+        conv_kernel_grad, [problem.x, problem.dy], problem.w_shape, problem.dtype,
+        kernel_shape=problem.w_shape, geometry=problem.geometry,
+    )  # fmt: skip
+    want = problem.expected(
+        "conv_kernel_grad", problem.x, problem.dy, kernel_shape=problem.w_shape
+    )
+    assert_close(result, want, math.prod(problem.y_shape[:-1]) + 1, UNIT[problem.dtype])
+
+
+CHECKS = {
+    "forward": check_forward, "input gradient": check_input_grad,
+    "kernel gradient": check_kernel_grad,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_cases(case, check):
+    check(Problem(*case))
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("case", PARALLEL.values(), ids=PARALLEL)
+def test_parallel(case, check):
+    """Large enough to be split over tasks."""
+    check(Problem(*case))
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_float64(check):
+    check(Problem(2, (9, 14), 6, 19, 3, {"padding": 1}, "float64"))
+
+
+@pytest.mark.parametrize("steps", [1, 8], ids=["short", "long"])
+@pytest.mark.parametrize("spatial", [(9, 17), (3, 3)], ids=["rows", "short rows"])
+def test_epilogue(spatial, steps):
+    """A residual read from the memory of the output, a bias, and once for each element."""
+    problem = Problem(2, spatial, 5, 21, 3, {"padding": 1})
+    residual = np.random.default_rng(1).standard_normal(problem.y_shape).astype(np.float32)
+    bias = np.arange(21, dtype=np.float32)
+    arrays = [aligned(array) for array in (problem.x, problem.w, bias, residual)]
+    x, w, add, out = (declare(f"p{i}", array) for i, array in enumerate(arrays))
+
+    def epilogue(indices, value):
+        total = value + add[indices[-1]]
+        for _ in range(steps):
+            total = total * 2.0 / 2.0
+        return [(out, indices, out[indices] + total)]
+
+    body = conv(x, w, geometry=problem.geometry, machine=TARGET.machine, epilogue=epilogue)
+    run_function(emit.kernel("k", [x, w, add, out], body, aliased=True), arrays)
+    want = problem.expected("conv", problem.x, problem.w) + bias + residual
+    assert_close(arrays[-1], want, 45, 1e-6)
+
+
+def test_half_precision_sums_in_single():
+    problem = Problem(2, (6, 7), 64, 16, 3, {"padding": 1}, "float16")
+    result = run_template(
+        conv, [problem.x, problem.w], problem.y_shape, "float16", geometry=problem.geometry
+    )
+    want = problem.expected("conv", problem.x, problem.w)
+    np.testing.assert_allclose(result, want, rtol=1e-3, atol=1e-2)

@@ -1,0 +1,132 @@
+"""Matrix products against NumPy in float64, on shapes that no tile divides."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from native import TARGET, aligned, declare, run_function, run_template
+
+from hornfels.codegen.tvm import emit
+from hornfels.codegen.tvm.schedules.matmul import matmul
+
+SHAPES = {
+    "one": (1, 1, 1),
+    "tails": (17, 37, 19),
+    "full tiles": (28, 64, 32),
+    "row": (1, 40, 21),
+    "column": (29, 1, 50),
+    "few columns": (19, 3, 40),
+    "few rows": (3, 70, 33),
+    "no term": (5, 6, 0),
+    "no row": (0, 6, 4),
+    "no column": (5, 0, 4),
+}
+
+TRANSPOSES = list(itertools.product((False, True), repeat=2))
+
+
+def operands(rows, columns, terms, transposes=(False, False), batch=(), dtype=np.float32):
+    random = np.random.default_rng(rows + columns + terms)
+    a = random.standard_normal((*batch, *((terms, rows) if transposes[0] else (rows, terms))))
+    b = random.standard_normal((*batch, *((columns, terms) if transposes[1] else (terms, columns))))
+    return (4 * a).astype(dtype), (4 * b).astype(dtype)
+
+
+def expected(a, b, transposes=(False, False)):
+    left, right = a.astype(np.float64), b.astype(np.float64)
+    left = left.swapaxes(-1, -2) if transposes[0] else left
+    right = right.swapaxes(-1, -2) if transposes[1] else right
+    return left @ right
+
+
+def check(rows, columns, terms, transposes=(False, False), batch=(), dtype=np.float32, tol=1e-5):
+    a, b = operands(rows, columns, terms, transposes, batch, dtype)
+    result = run_template(
+        matmul, [a, b], (*batch, rows, columns), dtype,
+        transpose_a=transposes[0], transpose_b=transposes[1],
+    )  # fmt: skip
+    want = expected(a, b, transposes)
+    bound = tol * (1 + abs(want).max(initial=0))
+    np.testing.assert_allclose(result.astype(np.float64), want, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_shapes(shape, transposes):
+    check(*shape, transposes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "transposes"),
+    [((130, 300, 129), (False, False)), ((301, 70, 200), (True, True)),
+     ((2, 1100, 1200), (False, False)), ((8, 8, 40000), (True, False)),
+     ((130, 256, 1024), (False, True)), ((1024, 256, 64), (True, False))],
+)  # fmt: skip
+def test_parallel(shape, transposes):
+    """Large enough to be split: by columns, by rows, by terms; and rows of conflicting length."""
+    check(*shape, transposes)
+
+
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+def test_batch(transposes):
+    check(5, 18, 7, transposes, batch=(2, 3))
+
+
+def test_parallel_batch():
+    check(33, 34, 35, batch=(70,))
+
+
+def test_empty_batch():
+    check(3, 4, 5, batch=(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-13), ("float16", 1e-3), ("int32", 0.0)]
+)
+def test_dtypes(dtype, tolerance):
+    check(13, 21, 34, (False, True), dtype=dtype, tol=tolerance)
+
+
+def test_bfloat16():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    check(13, 21, 34, dtype=ml_dtypes.bfloat16, tol=1e-2)
+
+
+@pytest.mark.parametrize("steps", [1, 8], ids=["short", "long"])
+@pytest.mark.parametrize("shape", [(17, 37, 19), (3, 2, 40), (3, 5, 0), (8, 8, 40000)])
+def test_epilogue_sees_each_element_once(shape, steps):
+    """Bias and two outputs, one of which counts; a long epilogue goes another way."""
+    rows, columns, terms = shape
+    a, b = operands(*shape)
+    bias = np.arange(columns, dtype=np.float32)
+
+    def template(left, right, add, count, out, *, machine):
+        def epilogue(indices, value):
+            i, j = indices
+            total = value + add[j]
+            for _ in range(steps):
+                total = (total * 2.0) / 2.0
+            return [(out, (i, j), total), (count, (i, j), count[i, j] + 1.0)]
+
+        return matmul(left, right, machine=machine, epilogue=epilogue)
+
+    counts = np.zeros((rows, columns), np.float32)
+    result = run_template(template, [a, b, bias, counts], (rows, columns), np.float32)
+    want = expected(a, b) + bias
+    np.testing.assert_allclose(result, want, rtol=0, atol=1e-5 * (1 + abs(want).max()))
+
+
+def test_epilogue_counts():
+    """The count of the test above, read back."""
+
+    arrays = [aligned(x) for x in (*operands(30, 35, 64), np.zeros((30, 35), np.float32))]
+    left, right, count = (declare(f"p{i}", array) for i, array in enumerate(arrays))
+
+    def epilogue(indices, value):
+        return [(count, indices, count[indices] + value * 0.0 + 1.0)]
+
+    body = matmul(left, right, machine=TARGET.machine, epilogue=epilogue)
+    run_function(emit.kernel("k", [left, right, count], body, aliased=True), arrays)
+    np.testing.assert_array_equal(arrays[-1], np.ones((30, 35)))

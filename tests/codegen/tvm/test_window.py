@@ -1,0 +1,102 @@
+"""Pooling and its gradients against the oracles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from native import run_template
+
+from hornfels.codegen.tvm.schedules import window
+from hornfels.codegen.tvm.schedules.window import Windows
+from hornfels.ir.op import get
+
+# (shape, window, strides, padding)
+CASES = {
+    "tiles": ((2, 6, 6, 5), (2, 2), (2, 2), ((0, 0), (0, 0))),
+    "remainder": ((2, 7, 8, 20), (2, 2), (2, 2), ((0, 0), (0, 0))),
+    "overlap and padding": ((2, 7, 8, 3), (3, 3), (2, 2), ((1, 1), (1, 1))),
+    "lopsided": ((1, 6, 5, 17), (3, 2), (1, 1), ((2, 0), (0, 1))),
+    "gaps": ((2, 5, 5, 4), (2, 2), (3, 3), ((0, 0), (0, 0))),
+    "rank 1": ((1, 5, 6), (2,), (1,), ((0, 0),)),
+    "rank 3": ((2, 4, 5, 6, 2), (2, 3, 2), (1, 2, 2), ((0, 1), (1, 1), (0, 0))),
+    "one": ((1, 1, 1, 1), (1, 1), (1, 1), ((0, 0), (0, 0))),
+    "many channels": ((2, 9, 9, 70), (3, 3), (3, 3), ((0, 0), (0, 0))),
+    "whole image": ((2, 8, 8, 64), (8, 8), (8, 8), ((0, 0), (0, 0))),
+    "no image": ((0, 4, 4, 2), (2, 2), (2, 2), ((0, 0), (0, 0))),
+    "parallel": ((9, 30, 30, 64), (3, 3), (2, 2), ((1, 1), (1, 1))),
+}
+
+
+def values(shape, dtype="float32", *, ties=True):
+    random = np.random.default_rng(sum(shape))
+    drawn = random.integers(-3, 3, shape) if ties else random.standard_normal(shape)
+    return drawn.astype(dtype)
+
+
+def attributes(case):
+    shape, size, strides, padding = case
+    windows = Windows(size, strides, padding)
+    result = (shape[0], *windows.positions(shape[1:-1]), shape[-1])
+    return windows, result, {"window": size, "strides": strides, "padding": padding}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_max_pool(case):
+    windows, result, oracle = attributes(case)
+    x = values(case[0])
+    got = run_template(window.max_pool, [x], result, x.dtype, windows=windows)
+    np.testing.assert_array_equal(got, get("max_pool").numpy(x, **oracle))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_max_pool_grad(case):
+    """Values from a small set, so that most windows have several maxima."""
+    windows, result, oracle = attributes(case)
+    x, dy = values(case[0]), values(result, ties=False)
+    got = run_template(window.max_pool_grad, [x, dy], case[0], x.dtype, windows=windows)
+    want = get("max_pool_grad").numpy(x, dy, **oracle)
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("include_padding", [False, True])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_avg_pool(case, include_padding):
+    windows, result, oracle = attributes(case)
+    x = values(case[0], ties=False)
+    got = run_template(
+        window.avg_pool, [x], result, x.dtype, windows=windows, include_padding=include_padding
+    )
+    want = get("avg_pool").numpy(x, include_padding=include_padding, **oracle)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("include_padding", [False, True])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_avg_pool_grad(case, include_padding):
+    windows, result, oracle = attributes(case)
+    dy = values(result, ties=False)
+    options = {"input_shape": case[0], "include_padding": include_padding}
+    got = run_template(window.avg_pool_grad, [dy], case[0], dy.dtype, windows=windows, **options)
+    want = get("avg_pool_grad").numpy(dy, **options, **oracle)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["tiles", "overlap and padding"])
+def test_nan_wins(case):
+    windows, result, oracle = attributes(CASES[case])
+    x, dy = values(CASES[case][0]), values(result, ties=False)
+    x[0, 2, 3] = np.nan
+    got = run_template(window.max_pool, [x], result, x.dtype, windows=windows)
+    np.testing.assert_array_equal(got, get("max_pool").numpy(x, **oracle))
+    assert np.isnan(got).any()
+    got = run_template(window.max_pool_grad, [x, dy], x.shape, x.dtype, windows=windows)
+    want = get("max_pool_grad").numpy(x, dy, **oracle)
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8"])
+def test_max_pool_dtypes(dtype):
+    windows, result, oracle = attributes(CASES["overlap and padding"])
+    x = np.abs(values(CASES["overlap and padding"][0])).astype(dtype)
+    got = run_template(window.max_pool, [x], result, dtype, windows=windows)
+    np.testing.assert_array_equal(got, get("max_pool").numpy(x, **oracle))

@@ -1,0 +1,66 @@
+"""Compile one kernel and run it on NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hornfels.codegen.tvm import emit
+from hornfels.codegen.tvm.build import Call, build
+from hornfels.codegen.tvm.emit import Buffer, PrimFunc, Stmt
+from hornfels.codegen.tvm.target import parse_target
+
+TARGET = parse_target("cpu")
+
+GUARD = 64
+"""Bytes before and after each array that no kernel may touch."""
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Copy an array to memory that begins at a multiple of 64 bytes, with a guard around it."""
+    block = np.full(array.nbytes + 3 * GUARD, 0xA5, np.uint8)
+    start = GUARD + -block.ctypes.data % GUARD
+    copy = block[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def guard_holds(array: np.ndarray) -> bool:
+    """Whether the bytes around an array of `aligned` are as they were."""
+    block = array
+    while block.base is not None:
+        block = block.base
+    start = array.ctypes.data - block.ctypes.data
+    return bool((block[:start] == 0xA5).all() and (block[start + array.nbytes :] == 0xA5).all())
+
+
+def run_function(function: PrimFunc, arrays: Sequence[np.ndarray]) -> None:
+    """Run a kernel on aligned arrays, with a workspace if it needs one; check the guards."""
+    arrays = list(arrays)
+    if emit.workspace_bytes(function):
+        # NaN: what a kernel reads before it wrote it must not matter.
+        arrays.append(aligned(np.full(emit.workspace_bytes(function), 0xFF, np.uint8)))
+    call = Call("kernel", tuple((index, 0) for index in range(len(arrays))))
+    build({"kernel": function}, [call], TARGET).run([array.ctypes.data for array in arrays])
+    assert all(guard_holds(array) for array in arrays)
+
+
+def run_template(
+    template: Callable[..., Stmt],
+    inputs: Sequence[np.ndarray],
+    shape: Sequence[int],
+    dtype: np.dtype | type | str,
+    **attributes: object,
+) -> np.ndarray:
+    """Run a template of `schedules` that stores one result of `shape` and `dtype`."""
+    arrays = [aligned(array) for array in (*inputs, np.full(shape, 7, dtype))]
+    buffers = [declare(f"p{index}", array) for index, array in enumerate(arrays)]
+    body = template(*buffers, machine=TARGET.machine, **attributes)
+    run_function(emit.kernel("kernel", buffers, body), arrays)
+    return arrays[-1]
+
+
+def declare(name: str, array: np.ndarray) -> Buffer:
+    """Declare the buffer that an array fills."""
+    return emit.buffer(name, array.shape, str(array.dtype))
