@@ -13,8 +13,9 @@ import numpy as np
 
 from ..codegen.onnx.emit import PROTO
 from ..codegen.onnx.lower import NEW, lower
+from ..codegen.onnx.prepare import prepare
 from ..ir import Graph
-from ..ir.errors import ArgumentError, BackendError
+from ..ir.errors import ArgumentError, BackendError, ShapeError
 from ..ir.evaluate import match_type
 from ..ir.types import as_dtype, type_of
 
@@ -108,14 +109,18 @@ class OnnxExecutable:
     peak_bytes = 0  # ONNX Runtime plans its memory by itself and does not tell
 
     def __init__(self, graph: Graph, threads: int) -> None:
-        self.graph = graph
+        self.graph = prepare(graph)
         self._updated = tuple(old.name for old, _ in graph.updates)
-        self._session = _on_worker(_session, lower(graph).SerializeToString(), threads)
+        self._session = _on_worker(_session, lower(self.graph).SerializeToString(), threads)
         self._bindings: dict[tuple[int, ...], tuple[Any, tuple[Buffer, ...]]] = {}
 
     def __call__(self, state: OnnxState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         sizes: dict[str, int] = {}
         given = [self._input(v.name, v.type, inputs, sizes) for v in self.graph.inputs]
+        for v, buffer in zip(self.graph.inputs, given, strict=True):
+            expected = v.type.substitute(sizes)  # compound sizes such as 2*N
+            if expected != type_of(buffer.array):
+                raise ShapeError(f"{v.name} must be {expected}, got {type_of(buffer.array)}")
         binding = self._binding(state)
         for v, buffer in zip(self.graph.inputs, given, strict=True):
             binding.bind_ortvalue_input(v.name, buffer.value)

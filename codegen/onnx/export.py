@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ...ir.builder import Builder
 from ...ir.errors import ArgumentError, LoweringError
-from ...ir.graph import Graph, Node, Value
-from ...ir.op import get
+from ...ir.graph import Graph
 from ...ir.types import type_of
+from .bake import bake
 from .lower import lower
+from .prepare import prepare
 
 _PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that one protobuf message may have, less some for the nodes."""
@@ -53,7 +53,7 @@ def export_inference(
             hint='export it as a training step: kind="train"',
         )
     _check(graph, arrays)
-    baked, names = bake(graph, arrays)
+    baked, names = bake(prepare(graph), arrays)
     _write(lower(baked, constant_names=names), path)
 
 
@@ -93,37 +93,7 @@ def export_train_step(
     if arrays is not None:
         _check(graph, arrays)
     initial = {} if arrays is None else {v.name: arrays[v.name] for v in graph.state}
-    _write(lower(graph, initial), path)
-
-
-def bake(graph: Graph, arrays: Mapping[str, np.ndarray]) -> tuple[Graph, dict[Value, str]]:
-    """Replace state by constants, and compute what then depends on constants alone.
-
-    Returns
-    -------
-    tuple of Graph and dict
-        The graph without state, and the variables' names for its constants.
-    """
-    constant = get("constant")
-    constants = {v: Node(constant, (), {"value": arrays[v.name]}).output for v in graph.state}
-    inner = graph.rebuild(_fold, constants)
-    outputs = dict(zip(inner.output_names, inner.outputs, strict=True))
-    names = {constants[v]: v.name for v in graph.state}
-    return Graph.make(graph.name, graph.inputs, (), outputs), names
-
-
-_GROWING = {"broadcast", "iota", "rng_bits", "constant"}
-
-
-def _fold(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
-    """A node of constants as constants, unless it only makes them larger."""
-    values = [v.constant for v in inputs]
-    if not values or any(v is None for v in values) or node.op.name in _GROWING:
-        return None
-    results = node.op.evaluate(*(v for v in values if v is not None), **node.attrs)
-    typed = zip(results, node.outputs, strict=True)
-    arrays = [np.asarray(a, dtype=v.dtype.numpy) for a, v in typed]
-    return tuple(Node(get("constant"), (), {"value": a}, node.source).output for a in arrays)
+    _write(lower(prepare(graph), initial), path)
 
 
 def _check(graph: Graph, arrays: Mapping[str, np.ndarray]) -> None:

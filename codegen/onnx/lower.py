@@ -80,7 +80,7 @@ def _lower_node(ctx: Lowering, node: Node) -> None:
     try:
         result = _by_pattern(ctx, node) or _by_registry(ctx, node)
     except HornfelsError as error:
-        raise error.at(node.source.where)
+        raise error.at(node.source.where) from None
     tensors = result if isinstance(result, tuple) else (result,)
     ctx.tensors.update(zip(node.outputs, tensors, strict=True))
 

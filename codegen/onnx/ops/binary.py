@@ -44,9 +44,10 @@ def _remainder(e: Emitter, a: str, b: str, node: Node) -> str:
     if not e.dtypes[a].is_float:
         if _is_harmless(e, b):
             return e.op("Mod", a, b)
-        zero = e.op("Equal", b, e.like(0, b), dtype=boolean)
-        rest = e.op("Mod", a, e.where(zero, e.like(1, b), b))
-        return e.where(zero, e.like(0, b), rest)
+        trivial = e.op("Equal", b, e.like(0, b), dtype=boolean)
+        if e.dtypes[b].kind == "int":
+            trivial = e.op("Or", trivial, e.op("Equal", b, e.like(-1, b), dtype=boolean))
+        return e.op("Mod", a, e.where(trivial, e.like(1, b), b))
     rest = e.op("Mod", a, b, fmod=1)
     zero = e.like(0, a)
     crossed = e.op("Less", e.op("Mul", e.op("Sign", rest), e.op("Sign", b)), zero, dtype=boolean)

@@ -16,10 +16,11 @@ _IOTA_LIMIT = 4096
 def _constant(ctx: Lowering, node: Node) -> Tensor:
     array: np.ndarray = node.attrs["value"]
     out = node.output
+    if out in ctx.names:  # a variable's value, kept as it is under its name
+        return plain(ctx.e.const(array, name=ctx.names[out]), out.type)
     if array.size > 1 and _is_uniform(array):
         return Tensor(ctx.e.const(array.reshape(-1)[0]), out.type, (), ())
-    name = ctx.e.const(array, name=ctx.names.get(out, ""))
-    return plain(name, out.type)
+    return plain(ctx.e.const(array), out.type)
 
 
 def _is_uniform(array: np.ndarray) -> bool:

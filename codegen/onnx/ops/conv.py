@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 from ....ir.graph import Node, Value
 from ....ir.ops.shape import dilated
@@ -124,9 +125,7 @@ def _input_grad(ctx: Lowering, node: Node) -> Tensor:
         return input_grad_by_taps(ctx, node, g)
     order = channels_first(dy.ndim)
     incoming = ctx.full(dy, order)
-    if set(g.strides) == {1} and all(
-        lo <= r for (lo, _), r in zip(g.padding, g.reach, strict=True)
-    ):
+    if _prefers_rotation(g):
         name = _rotated(ctx, incoming, w, g)
     else:
         kernel = ctx.full(w, kernel_order(w.ndim))
@@ -137,6 +136,21 @@ def _input_grad(ctx: Lowering, node: Node) -> Tensor:
         name = ctx.e.op("Slice", name, starts, ends, ctx.e.ints(*axes),
                         ctx.e.ints(*g.input_dilation))  # fmt: skip
     return ctx.held(name, out.type, order)
+
+
+_MORE_WORK = 1.2
+"""By how much more arithmetic a Conv may cost than the ConvTranspose it replaces."""
+
+
+def _prefers_rotation(g: Geometry) -> bool:
+    """Whether a Conv with the rotated kernel gives the input's gradient, and fast.
+
+    Conv uses all threads and ConvTranspose hardly more than one, but where the input is much
+    larger than the output ("valid" padding of a small image) Conv multiplies zeros instead.
+    """
+    if set(g.strides) != {1} or any(lo > r for (lo, _), r in zip(g.padding, g.reach, strict=True)):
+        return False
+    return prod(g.dilated_input) <= _MORE_WORK * prod(g.output)
 
 
 def _rotated(ctx: Lowering, incoming: str, w: Value, g: Geometry) -> str:
@@ -158,8 +172,7 @@ def _rotated(ctx: Lowering, incoming: str, w: Value, g: Geometry) -> str:
         size + r - low - out
         for size, r, low, out in zip(g.dilated_input, g.reach, lows, g.output, strict=True)
     ]
-    name, (lows, highs) = incoming, (lows, highs)
-    return e.op("Conv", name, kernel, kernel_shape=g.kernel, dilations=g.kernel_dilation,
+    return e.op("Conv", incoming, kernel, kernel_shape=g.kernel, dilations=g.kernel_dilation,
                 group=g.groups, pads=(*lows, *highs))  # fmt: skip
 
 

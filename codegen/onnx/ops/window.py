@@ -163,8 +163,10 @@ def _spread_by_conv(
         _spatial(out.shape), _spatial(share.type.shape), window, strides, padding, strict=True
     )
     extra = [n + lo + hi - k - s * (m - 1) for n, m, k, s, (lo, hi) in sizes]
-    name = e.op("ConvTranspose", ctx.full(share, order), ones, kernel_shape=window,
-                strides=strides, pads=flat(padding), group=channels, output_padding=extra)  # fmt: skip
+    name = e.op(
+        "ConvTranspose", ctx.full(share, order), ones, kernel_shape=window, strides=strides,
+        pads=flat(padding), group=channels, output_padding=extra,
+    )  # fmt: skip
     return ctx.held(name, out.type, order)
 
 
