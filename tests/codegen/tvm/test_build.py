@@ -130,7 +130,7 @@ def test_host_machine():
     machine = host_machine()
     assert machine.lanes("float32") == 2 * machine.lanes("float64")
     assert machine.l1 < machine.l2
-    assert 1 <= machine.cores
+    assert machine.cores >= 1
 
 
 @pytest.mark.parametrize(
