@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import ArgumentError, ShapeError
 from ..graph import Value
 from ..op import CODE, Op, case, define, reject
-from ..types import Dim, Shape, Size, TensorType, boolean, f32, i32
+from ..types import Shape, Size, TensorType, boolean, exact_div, f32, i32
 from .common import (
     FIXED_HINT,
     N,
@@ -201,9 +201,10 @@ concat = define(Op(
 ))  # fmt: skip
 
 
-def _strided(start: Size, limit: Size, stride: int) -> Size:
-    """How many of `start, start + stride, ...` are below `limit`."""
-    return limit - start if stride == 1 else -(-(limit - start) // stride)
+def _strided(length: Size, stride: int) -> Size | None:
+    """`length / stride` rounded up; None if that is no polynomial."""
+    quotients = (exact_div(length + short, stride) for short in range(stride))
+    return next((q for q in quotients if q is not None), None)
 
 
 def _slice_type(x: TensorType, *, starts: Sizes, limits: Sizes, strides: Ints) -> TensorType:
@@ -218,12 +219,14 @@ def _slice_type(x: TensorType, *, starts: Sizes, limits: Sizes, strides: Ints) -
                 f"slice: 0 <= starts <= limits <= sizes must hold, "
                 f"got starts={tuple(starts)}, limits={tuple(limits)} for {x}"
             )
-        if stride != 1 and isinstance(length, Dim):
+        count = _strided(length, stride)
+        if count is None:
             raise ShapeError(
-                f"slice: strides must be 1 along a symbolic size, got {tuple(strides)} for {x}",
+                f"slice: a symbolic size must be known modulo the stride, "
+                f"got {length} and {stride} for {x}",
                 hint=FIXED_HINT,
             )
-        sizes.append(_strided(start, limit, stride))
+        sizes.append(count)
     return x.with_shape(sizes)
 
 
@@ -254,6 +257,7 @@ slice_ = define(Op(
         case(f32(N, 7), starts=(0, 2), limits=(N, 4), strides=(1, 1)),
         case(f32(N, 2), starts=(N - 1, 0), limits=(N, 2), strides=(1, 1)),
         case(f32(4), starts=(2,), limits=(2,), strides=(1,)),
+        case(f32(N, N * 4), starts=(0, 1), limits=(N, N * 4), strides=(1, 2)),
         case(i32(9), starts=(0,), limits=(9,), strides=(4,)),
     ],
     rejects=[
@@ -268,7 +272,8 @@ slice_ = define(Op(
         reject(f32(5), starts=(0,), limits=(5,), strides=(0,),
                error="slice: strides must be 1 or more, got (0,)"),
         reject(f32(N), starts=(0,), limits=(N,), strides=(2,),
-               error="slice: strides must be 1 along a symbolic size, got (2,) for f32[N]"),
+               error="slice: a symbolic size must be known modulo the stride, "
+                     "got N and 2 for f32[N]"),
         reject(f32(5), starts=(0, 0), limits=(5,), strides=(1,),
                error="slice: starts must have 1 entries, got (0, 0)"),
     ],

@@ -147,6 +147,38 @@ def check_scalar(op: Op, case: Case) -> None:
     assert distance <= limit, f"{_label(op, case)}: {distance} ulp, at most {limit} are allowed"
 
 
+CORNERS = (0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -2.5, 1e-40, 3e38, -3e38, np.inf, -np.inf, np.nan)
+
+
+def _corners(dtype: DType) -> np.ndarray:
+    """The values at which formulas go wrong."""
+    if dtype.is_bool:
+        return np.asarray([False, True])
+    if dtype.is_float:
+        with np.errstate(over="ignore"):
+            return np.asarray(CORNERS).astype(dtype.numpy)
+    least, most = np.iinfo(dtype.numpy).min, np.iinfo(dtype.numpy).max
+    return np.asarray([0, 1, 2, 7, least, most, *((-1, -7) if least else ())], dtype.numpy)
+
+
+def check_scalar_corners(op: Op, case: Case) -> None:
+    """`scalar` and oracle agree on all combinations of zeros, infinities, NaN, extremes."""
+    assert op.scalar is not None
+    numbers = [_corners(x.dtype) for x in case.types]
+    if op.name.startswith("shift"):
+        numbers[1] = np.arange(case.types[1].dtype.bits).astype(numbers[1].dtype)
+    if op.name == "cast" and case.types[0].dtype.is_float and case.attrs["dtype"].is_integer:
+        numbers[0] = numbers[0][np.abs(numbers[0]) < 100]  # undefined out of range
+    arrays = [np.ascontiguousarray(a.reshape(-1)) for a in np.meshgrid(*numbers)]
+    (expected,) = op.evaluate(*arrays, **case.attrs)
+    with np.errstate(all="ignore"):
+        got = on_arrays(op.scalar, *arrays, **case.attrs).astype(expected.dtype)
+    limit = ULP.get(op.name, 0)
+    for *operands, x, y in zip(*arrays, got, expected, strict=True):
+        distance = ulp_distance(np.asarray(x), np.asarray(y))
+        assert distance <= limit, f"{op.name}{operands} is {x} by `scalar`, {y} by the oracle"
+
+
 # --- gradients -------------------------------------------------------------------------------
 
 STEP = 1e-6

@@ -48,6 +48,11 @@ def test_scalar(op: Op, case: Case) -> None:
     conformance.check_scalar(op, case)
 
 
+@pytest.mark.parametrize(("op", "case"), ELEMENTWISE)
+def test_scalar_corners(op: Op, case: Case) -> None:
+    conformance.check_scalar_corners(op, case)
+
+
 @pytest.mark.parametrize(("op", "case"), DIFFERENTIABLE)
 def test_vjp(op: Op, case: Case) -> None:
     conformance.check_vjp(op, case)
