@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..ir.builder import Builder
@@ -85,6 +86,12 @@ class Trace(Builder):
     def finish(
         self, outputs: Mapping[str, Value], updates: Iterable[tuple[Value, Value]] = ()
     ) -> Graph:
-        """The graph of what the outputs and the assignments need."""
+        """The graph of what the outputs and the assignments need; other state is dropped."""
         assigned = [(self._initial[v], value) for v, value in self._assigned.items()]
-        return super().finish(outputs, [*updates, *assigned])
+        graph = super().finish(outputs, [*updates, *assigned])
+        used = {value for node in graph.nodes for value in node.inputs} | set(graph.outputs)
+        used |= {value for pair in graph.updates for value in pair}
+        state = tuple(v for v in graph.state if v in used)
+        kept = {v.name for v in state}
+        self.variables = {name: v for name, v in self.variables.items() if name in kept}
+        return replace(graph, state=state)
