@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -117,9 +118,17 @@ class Op:
             result = self.type(*types, **attrs)
         except HornfelsError:
             raise
-        except TypeError as error:  # wrong number of operands or unknown attribute
-            raise ArgumentError(f"{self.name}: {error}") from None
+        except TypeError as error:
+            raise ArgumentError(f"{self.name}: {self._mismatch(types, attrs) or error}") from error
         return result if isinstance(result, tuple) else (result,)
+
+    def _mismatch(self, types: Sequence[TensorType], attrs: dict[str, Any]) -> str:
+        """What is wrong with the number of operands or the names of attributes, if anything."""
+        try:
+            inspect.signature(self.type).bind(*types, **attrs)
+        except TypeError as error:
+            return str(error)
+        return ""
 
     def evaluate(self, *arrays: np.ndarray, **attrs: Any) -> tuple[np.ndarray, ...]:
         """The oracle's outputs, always a tuple of arrays of the inferred dtypes."""

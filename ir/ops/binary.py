@@ -70,6 +70,7 @@ add = define(Op(
     rejects=[
         *_unequal("add"),
         reject(boolean(3), boolean(3), error="add: operand x must be a number, got bool[3]"),
+        reject(f32(3), error="add: missing a required argument: 'y'"),
     ],
 ))  # fmt: skip
 

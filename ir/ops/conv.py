@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ShapeError
+from ..errors import ArgumentError, ShapeError
 from ..graph import Value
 from ..op import CODE, Op, case, define, reject
 from ..types import Shape, TensorType, bf16, f16, f32, i32
@@ -56,7 +56,17 @@ def window_size(op: str, size: int, window: int, stride: int, low: int, high: in
     return (size + low + high - window) // stride + 1
 
 
-def _check_attributes(
+_ATTRIBUTES = ("strides", "padding", "input_dilation", "kernel_dilation", "groups")
+
+
+def _check_attributes(op: str, rank: int, **attrs: Any) -> None:
+    if sorted(attrs) != sorted(_ATTRIBUTES):
+        listed = ", ".join(_ATTRIBUTES)
+        raise ArgumentError(f"{op}: attributes must be {listed}, got {', '.join(sorted(attrs))}")
+    _check_geometry(op, rank, **attrs)
+
+
+def _check_geometry(
     op: str, rank: int, *, strides: Ints, padding: Padding, input_dilation: Ints,
     kernel_dilation: Ints, groups: int,
 ) -> None:  # fmt: skip
@@ -201,6 +211,9 @@ conv = define(Op(
                error="conv: operands must have one rank, got f32[2,5,2] and f32[3,3,2,4]"),
         reject(f32(2, N, 5, 2), f32(3, 3, 2, 4), **_geometry(2),
                error="conv: operand x must have a fixed size along axis 1, got f32[2,N,5,2]"),
+        reject(f32(2, 5, 5, 2), f32(3, 3, 2, 4), strides=(1, 1), groups=1,
+               error="conv: attributes must be strides, padding, input_dilation, "
+                     "kernel_dilation, groups, got groups, strides"),
         reject(f32(2, 5, 5, 2), f32(3, 3, 2, 4), **_geometry(1),
                error="conv: padding must have 2 entries, got ((0, 0),)"),
         reject(f32(2, 5, 5, 2), f32(3, 3, 2, 4), **_geometry(2, padding=(-1, 0)),
