@@ -20,23 +20,24 @@ def bake(graph: Graph, arrays: Mapping[str, np.ndarray]) -> tuple[Graph, dict[Va
     Parameters
     ----------
     graph : Graph
-        It must update no state.
     arrays : mapping of str to array
-        The state by name.
+        State by name that the graph reads and does not update.
 
     Returns
     -------
     tuple of Graph and dict
-        The graph without state, and the variables' names for its constants.
+        The graph without that state, and the variables' names for its constants.
     """
     values = {
         v: Node(get("constant"), (), {"value": np.asarray(arrays[v.name])}).output
         for v in graph.state
+        if v.name in arrays
     }
     inner = graph.rebuild(_fold, values)
     outputs = dict(zip(inner.output_names, inner.outputs, strict=True))
-    baked = Graph.make(graph.name, graph.inputs, (), outputs)
-    return FoldAffine().run(baked), {values[v]: v.name for v in graph.state}
+    left = [v for v in inner.state if not v.is_constant]
+    baked = Graph.make(graph.name, graph.inputs, left, outputs, inner.updates)
+    return FoldAffine().run(baked), {value: v.name for v, value in values.items()}
 
 
 def _fold(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:

@@ -11,6 +11,7 @@ import training_graphs
 
 from hornfels.ir import Builder, Graph, constant, evaluate, symbol
 from hornfels.ir.errors import ArgumentError, DTypeError, ShapeError
+from hornfels.ir.op import get
 from hornfels.ir.types import bf16, f32
 from hornfels.runtime.eager import EagerBackend
 from hornfels.runtime.executable import make_backend
@@ -146,13 +147,13 @@ def test_a_run_that_fails_leaves_the_state():
     backend = OnnxBackend()
     arrays = {n: np.full(3, i, np.float32) for i, n in enumerate(("p", "q", "k"))}
     state, step = loaded(backend, arrays), backend.compile(swap_and_count())
-    sound, data = step._session, {"x": np.ones(3, np.float32)}
-    step._session = _Failing(sound)
+    sound, data = step._general._session, {"x": np.ones(3, np.float32)}
+    step._general._session = _Failing(sound)
     with pytest.raises(RuntimeError, match="out of memory"):
         step(state, data)
     for name, array in arrays.items():
         np.testing.assert_array_equal(state.read(name), array)
-    step._session = sound
+    step._general._session = sound
     assert step(state, data)["y"][0] == 1
 
 
@@ -169,6 +170,43 @@ def test_inputs_in_any_memory():
     for x in (base.reshape(6, 4).T, np.repeat(base, 2)[::2].reshape(4, 6), frozen, raw):
         found = step(state, {"x": x, "k": np.float32(3)})["y"]
         np.testing.assert_array_equal(found, x + np.float32(3))
+
+
+def _classifier() -> Graph:
+    with Builder("classifier") as b:
+        net = training_graphs.Network(b, f32)
+        h = get("relu")(net.conv(b.input("x", f32(symbol("N"), 8, 8, 1)), 4, "conv"))
+        return b.finish({"output": net.dense(h.reshape((symbol("N"), -1)), 10, "d")})
+
+
+def test_predictions_follow_the_weights():
+    """Weights are baked into a session; a change must show in the next run, every time."""
+    graph = _classifier()
+    arrays = arrays_of(graph)
+    state, step = loaded(OnnxBackend(), arrays), OnnxBackend().compile(graph)
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    for scale, runs in ((1.0, 4), (2.0, 1), (3.0, 1), (4.0, 5), (5.0, 2)):
+        kernel = arrays["conv/kernel"] * np.float32(scale)
+        state.write("conv/kernel", kernel)
+        expected = evaluate(graph, {"x": x, **arrays, "conv/kernel": kernel}).outputs["output"]
+        for _ in range(runs):
+            found = step(state, {"x": x})["output"]
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sessions_with_weights_are_not_made_for_single_runs():
+    graph = _classifier()
+    arrays = arrays_of(graph)
+    state, step = loaded(OnnxBackend(), arrays), OnnxBackend().compile(graph)
+    x = {"x": np.zeros((1, 8, 8, 1), np.float32)}
+    kinds = []
+    for runs in (1, 1, 1, 4, 4):  # the number of runs between two changes
+        state.write("d/bias", arrays["d/bias"])
+        for _ in range(runs):
+            step(state, x)
+            current = step._baked is not None and step._baked[0] == step._last
+            kinds.append("B" if current else "g")
+    assert "".join(kinds) == "B" + "g" + "g" + "gggB" + "BBBB"
 
 
 def test_bf16_state():
