@@ -450,7 +450,7 @@ def _for_outputs(what: str, given: Any, names: list[str], repeat: bool = False) 
 
 def _arrays(what: str, nest: Any) -> Any:
     """Arrays in dtypes that graphs take; a list of arrays stays a list, one of numbers does not."""
-    if isinstance(nest, list | tuple) and not any(hasattr(item, "shape") for item in nest):
+    if isinstance(nest, list | tuple) and not any(getattr(item, "shape", ()) for item in nest):
         nest = np.asarray(nest)
     return tree.map_structure(lambda a: _array(what, a), nest)
 

@@ -152,12 +152,18 @@ def _below(layer: Layer, path: str, seen: set[int]) -> Iterator[tuple[str, Layer
 
 
 def _children(layer: Layer) -> Iterator[tuple[str, Any]]:
-    """The layers of a graph or stack first, then attributes in the order of their names."""
-    if "_stack" in layer.__dict__ or layer.__dict__.get("_network") is not None:
-        yield "layers", layer.layers  # type: ignore[attr-defined]
-    for name in sorted(layer.__dict__, key=lambda n: (n.startswith("_"), n)):
-        child = layer.__dict__[name]
-        if name not in _NOT_CHILDREN and isinstance(child, Layer | list | tuple | dict):
+    """Attributes in the order of their names, private ones last, as Keras visits them.
+
+    A model's `layers` count as an attribute; of graphs and stacks they come first.
+    """
+    is_graph = "_stack" in layer.__dict__ or layer.__dict__.get("_network") is not None
+    names = {name for name in layer.__dict__ if name not in _NOT_CHILDREN}
+    if hasattr(type(layer), "layers"):
+        names.add("layers")
+    first = ("layers",) if is_graph else ()
+    for name in sorted(names, key=lambda n: (n not in first, n.startswith("_"), n)):
+        child = getattr(layer, name)
+        if isinstance(child, Layer | list | tuple | dict):
             yield name, child
 
 
