@@ -31,6 +31,25 @@ _VECTORS = 4  # vectors of channels that one pass over a window holds in registe
 
 
 @dataclass(frozen=True)
+class Channels:
+    """A block of `count` channels from `first` on, in vectors of `lanes`."""
+
+    first: Index
+    count: int
+    lanes: int
+
+    def each(self, body: Callable[[Index], Stmt]) -> Stmt:
+        """Run `body` for each position in the block, vector by vector."""
+        starts = range(0, self.count, self.lanes)
+        return emit.seq(*(
+            emit.vectorized(
+                min(self.lanes, self.count - start), lambda lane, start=start: body(start + lane)
+            )
+            for start in starts
+        ))
+
+
+@dataclass(frozen=True)
 class Windows:
     """Windows over the spatial axes, one entry for each axis."""
 
@@ -64,14 +83,11 @@ class Windows:
             for i, s, (low, _), t in zip(p, self.strides, self.padding, tap, strict=True)
         )
 
-    def tile(self, spatial: Ints) -> bool:
-        """Whether each element is in exactly one window."""
-        return all(
-            k == s and pair == (0, 0) and size % k == 0
-            for k, s, pair, size in zip(
-                self.window, self.strides, self.padding, spatial, strict=True
-            )
-        )
+    @property
+    def adjoin(self) -> bool:
+        """Whether windows lie side by side, from the first element on."""
+        sizes = zip(self.window, self.strides, self.padding, strict=True)
+        return all(k == s and pair == (0, 0) for k, s, pair in sizes)
 
 
 def _always_inside(size: int, window: int, stride: int, pair: tuple[int, int]) -> bool:
@@ -113,24 +129,24 @@ def max_pool(
     epilogue = epilogue or store_to(out)
     dtype = emit.dtype_of(x)
 
-    def result(n: Index, p: Place, channel: Index, count: int) -> Stmt:
+    def result(n: Index, p: Place, block: Channels) -> Stmt:
         def body(best: Buffer) -> Stmt:
-            start = _each(count, lambda j: emit.store(best, (j,), tirx.min_value(dtype)))
+            start = block.each(lambda j: emit.store(best, (j,), tirx.min_value(dtype)))
 
             def finish(j: Index) -> Stmt:
-                return emit.store_all(epilogue((n, *p, channel + j), best[j]))
+                return emit.store_all(epilogue((n, *p, block.first + j), best[j]))
 
             return emit.seq(
-                start, _largest(x, windows, n, p, channel, count, best), _each(count, finish)
+                start, _largest(x, windows, n, p, block, best), block.each(finish)
             )
 
-        return emit.local("best", (count,), dtype, body)
+        return emit.local("best", (block.count,), dtype, body)
 
     return _over_windows(x, windows, machine, result)
 
 
 def _largest(
-    x: Buffer, windows: Windows, n: Index, p: Place, channel: Index, count: int, best: Buffer
+    x: Buffer, windows: Windows, n: Index, p: Place, block: Channels, best: Buffer
 ) -> Stmt:
     """Raise `best` to the maximum of a window."""
 
@@ -138,13 +154,13 @@ def _largest(
         element = windows.element(p, at)
 
         def lane(j: Index) -> Stmt:
-            value = x[(n, *element, channel + j)]
+            value = x[(n, *element, block.first + j)]
             above = value > best[j]
             if emit.dtype_of(x).startswith(("float", "bfloat")):
                 above = tirx.any(above, tirx.isnan(value))
             return emit.store(best, (j,), tirx.Select(above, value, best[j]))
 
-        return _each(count, lane)
+        return block.each(lane)
 
     return _over_taps(windows.taps(p, emit.shape_of(x)[1:-1]), tap)
 
@@ -174,13 +190,10 @@ def max_pool_grad(
     epilogue = epilogue or store_to(out)
     batch, *spatial, channels = emit.shape_of(x)
     dtype, lanes = accumulator(x), machine.lanes(accumulator(x))
-    if windows.tile(tuple(spatial)):
-        def put(task: Index, indices: Place, value: Expr) -> Stmt:
-            return emit.store_all(epilogue(indices, value))
-
-        return _over_windows(x, windows, machine, lambda n, p, channel, count: _share(
-            x, dy, windows, n, p, channel, count, lambda indices, value: put(0, indices, value)
-        ))
+    if batch * math.prod(spatial) * channels == 0:
+        return emit.NOTHING
+    if windows.adjoin:
+        return _share_adjoining(x, dy, windows, machine, epilogue)
     work = batch * math.prod(spatial) * channels * math.prod(windows.window) * 4
     tasks = max(1, min(batch, tasks_for(work, machine)))
 
@@ -196,8 +209,8 @@ def max_pool_grad(
                 return emit.store(sums, place, sums[place] + value)
 
             def window(p: Place) -> Stmt:
-                return _over_channels(channels, lanes, lambda channel, count: _share(
-                    x, dy, windows, n, p, channel, count, add
+                return _over_channels(channels, lanes, lambda block: _share(
+                    x, dy, windows, n, p, block, add
                 ))
 
             finish = emit.nest(spatial, lambda q: emit.strips(
@@ -215,9 +228,37 @@ def max_pool_grad(
 
         return emit.parallel(tasks, task)
 
-    if batch * math.prod(spatial) * channels == 0:
-        return emit.NOTHING
     return emit.scratch("sums", (tasks, *spatial, channels), dtype, body)
+
+
+def _share_adjoining(
+    x: Buffer, dy: Buffer, windows: Windows, machine: Machine, epilogue: Epilogue
+) -> Stmt:
+    """Write each element of each window at once; elements beyond the last windows are 0."""
+    batch, *spatial, channels = emit.shape_of(x)
+    dtype = accumulator(x)
+
+    def put(indices: Place, value: Expr) -> Stmt:
+        return emit.store_all(epilogue(indices, value))
+
+    def beyond(axis: int) -> Stmt:
+        covered = [p * k for p, k in zip(counts, windows.window, strict=True)]
+        sizes = [*covered[:axis], spatial[axis] - covered[axis], *spatial[axis + 1 :]]
+
+        def pixel(at: Place) -> Stmt:
+            n, *q = at
+            q[axis] = q[axis] + covered[axis]
+            return emit.strips(channels, machine.lanes(dtype), lambda j: put(
+                (n, *q, j), emit.constant(0, dtype)
+            ))
+
+        return emit.nest((batch, *sizes), pixel)
+
+    counts = windows.positions(tuple(spatial))
+    inside = _over_windows(
+        x, windows, machine, lambda n, p, block: _share(x, dy, windows, n, p, block, put)
+    )
+    return emit.seq(inside, *(beyond(axis) for axis in range(len(spatial))))
 
 
 def _share(
@@ -226,8 +267,7 @@ def _share(
     windows: Windows,
     n: Index,
     p: Place,
-    channel: Index,
-    count: int,
+    block: Channels,
     put: Callable[[Place, Expr], Stmt],
 ) -> Stmt:
     """Give the cotangent of one window to its first maximum and 0 to its other elements."""
@@ -236,7 +276,7 @@ def _share(
 
     def body(best: Buffer, left: Buffer) -> Stmt:
         def start(j: Index) -> Stmt:
-            share = cast(dy[(n, *p, channel + j)], dtype)
+            share = cast(dy[(n, *p, block.first + j)], dtype)
             return emit.seq(
                 emit.store(best, (j,), tirx.min_value(emit.dtype_of(x))),
                 emit.store(left, (j,), share),
@@ -246,24 +286,24 @@ def _share(
             element = windows.element(p, at)
 
             def lane(j: Index) -> Stmt:
-                value = x[(n, *element, channel + j)]
+                value = x[(n, *element, block.first + j)]
                 hit = tirx.any(tirx.EQ(value, best[j]), tirx.isnan(value))
                 share = left[j]
                 return emit.seq(
-                    put((n, *element, channel + j), tirx.Select(hit, share, zero)),
+                    put((n, *element, block.first + j), tirx.Select(hit, share, zero)),
                     emit.store(left, (j,), tirx.Select(hit, zero, share)),
                 )
 
-            return _each(count, lane)
+            return block.each(lane)
 
         return emit.seq(
-            _each(count, start),
-            _largest(x, windows, n, p, channel, count, best),
+            block.each(start),
+            _largest(x, windows, n, p, block, best),
             _over_taps(windows.taps(p, emit.shape_of(x)[1:-1]), tap),
         )
 
-    return emit.local("best", (count,), emit.dtype_of(x), lambda best: emit.local(
-        "left", (count,), dtype, lambda left: body(best, left)
+    return emit.local("best", (block.count,), emit.dtype_of(x), lambda best: emit.local(
+        "left", (block.count,), dtype, lambda left: body(best, left)
     ))
 
 
@@ -296,24 +336,24 @@ def avg_pool(
     epilogue = epilogue or store_to(out)
     dtype, spatial = accumulator(x), emit.shape_of(x)[1:-1]
 
-    def result(n: Index, p: Place, channel: Index, count: int) -> Stmt:
+    def result(n: Index, p: Place, block: Channels) -> Stmt:
         taps = windows.taps(p, spatial)
 
         def body(sums: Buffer) -> Stmt:
             def tap(at: Place) -> Stmt:
                 element = windows.element(p, at)
-                return _each(count, lambda j: emit.store(
-                    sums, (j,), sums[j] + cast(x[(n, *element, channel + j)], dtype)
+                return block.each(lambda j: emit.store(
+                    sums, (j,), sums[j] + cast(x[(n, *element, block.first + j)], dtype)
                 ))
 
             def finish(j: Index) -> Stmt:
                 mean = sums[j] / _divisor(windows, taps, include_padding, dtype)
-                return emit.store_all(epilogue((n, *p, channel + j), mean))
+                return emit.store_all(epilogue((n, *p, block.first + j), mean))
 
-            zero = _each(count, lambda j: emit.store(sums, (j,), emit.constant(0, dtype)))
-            return emit.seq(zero, _over_taps(taps, tap), _each(count, finish))
+            zero = block.each(lambda j: emit.store(sums, (j,), emit.constant(0, dtype)))
+            return emit.seq(zero, _over_taps(taps, tap), block.each(finish))
 
-        return emit.local("sums", (count,), dtype, body)
+        return emit.local("sums", (block.count,), dtype, body)
 
     return _over_windows(x, windows, machine, result)
 
@@ -345,7 +385,7 @@ def avg_pool_grad(
     dtype, spatial = accumulator(dy), input_shape[1:-1]
     counts = emit.shape_of(dy)[1:-1]
 
-    def element(n: Index, q: Place, channel: Index, count: int) -> Stmt:
+    def element(n: Index, q: Place, block: Channels) -> Stmt:
         covering = [
             _covering(i + low, k, s, number)
             for i, k, s, (low, _), number in zip(
@@ -356,20 +396,20 @@ def avg_pool_grad(
         def body(sums: Buffer) -> Stmt:
             def window(p: Place) -> Stmt:
                 taps = windows.taps(p, spatial)
-                return _each(count, lambda j: emit.store(
+                return block.each(lambda j: emit.store(
                     sums,
                     (j,),
-                    sums[j] + cast(dy[(n, *p, channel + j)], dtype)
+                    sums[j] + cast(dy[(n, *p, block.first + j)], dtype)
                     / _divisor(windows, taps, include_padding, dtype),
                 ))
 
             def finish(j: Index) -> Stmt:
-                return emit.store_all(epilogue((n, *q, channel + j), sums[j]))
+                return emit.store_all(epilogue((n, *q, block.first + j), sums[j]))
 
-            zero = _each(count, lambda j: emit.store(sums, (j,), emit.constant(0, dtype)))
-            return emit.seq(zero, _over_taps(covering, window), _each(count, finish))
+            zero = block.each(lambda j: emit.store(sums, (j,), emit.constant(0, dtype)))
+            return emit.seq(zero, _over_taps(covering, window), block.each(finish))
 
-        return emit.local("sums", (count,), dtype, body)
+        return emit.local("sums", (block.count,), dtype, body)
 
     work = math.prod(input_shape) * math.prod(windows.window)
     return _over_pixels(input_shape, work, machine, dtype, element)
@@ -398,7 +438,7 @@ def _over_windows(
     x: Buffer,
     windows: Windows,
     machine: Machine,
-    body: Callable[[Index, Place, Index, int], Stmt],
+    body: Callable[[Index, Place, Channels], Stmt],
 ) -> Stmt:
     batch, *spatial, channels = emit.shape_of(x)
     shape = (batch, *windows.positions(tuple(spatial)), channels)
@@ -411,9 +451,9 @@ def _over_pixels(
     work: int,
     machine: Machine,
     dtype: str,
-    body: Callable[[Index, Place, Index, int], Stmt],
+    body: Callable[[Index, Place, Channels], Stmt],
 ) -> Stmt:
-    """Run ``body(n, p, first channel, channels)`` over a shape, by tasks of whole rows."""
+    """Run ``body(n, p, block of channels)`` over a shape, by tasks of whole rows."""
     batch, first, *inner, channels = shape
     items = batch * first
     tasks = max(1, min(items, tasks_for(work, machine)))
@@ -421,7 +461,7 @@ def _over_pixels(
     def row(flat: Index) -> Stmt:
         n, i = emit.unflatten(flat, (batch, first))
         return emit.nest(inner, lambda at: _over_channels(
-            channels, machine.lanes(dtype), lambda channel, count: body(n, (i, *at), channel, count)
+            channels, machine.lanes(dtype), lambda block: body(n, (i, *at), block)
         ))
 
     def task(number: Index) -> Stmt:
@@ -431,13 +471,13 @@ def _over_pixels(
     return emit.parallel(tasks, task)
 
 
-def _over_channels(channels: int, lanes: int, body: Callable[[Index, int], Stmt]) -> Stmt:
-    """Cut channels in a few vectors at a time; `body` gets the first and their number."""
+def _over_channels(channels: int, lanes: int, body: Callable[[Channels], Stmt]) -> Stmt:
+    """Cut channels in blocks of a few vectors."""
     width = lanes * _VECTORS
     blocks, rest = divmod(channels, width)
     return emit.seq(
-        emit.serial(blocks, lambda block: body(block * width, width), "block"),
-        body(blocks * width, rest) if rest else None,
+        emit.serial(blocks, lambda i: body(Channels(i * width, width, lanes)), "block"),
+        body(Channels(blocks * width, rest, lanes)) if rest else None,
     )
 
 
@@ -451,7 +491,3 @@ def _over_taps(ranges: list[Range], body: Callable[[Place], Stmt]) -> Stmt:
         return emit.serial(length, lambda t: level((*outer, t)), "tap", start)
 
     return level(())
-
-
-def _each(count: int, body: Callable[[Index], Stmt]) -> Stmt:
-    return emit.vectorized(count, body)
