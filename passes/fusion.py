@@ -32,7 +32,7 @@ ROOTED = frozenset({"contraction", "window", "opaque"})
 RECOMPUTE_COST = 8
 """A value of several users is computed again by each if that takes at most so many simple
 operations and reads no more memory than the value itself would."""
-OUTPUTS = 12
+OUTPUTS = 24
 """Outputs of one merged kernel; kernels of single elements may have more."""
 EPILOGUE_OPERANDS = 4
 """Operands of full size that an epilogue may read beside the root's output."""
@@ -420,11 +420,14 @@ def _in_order(groups: Groups) -> list[Group]:
     done: dict[Group, None] = {}
 
     def visit(group: Group) -> None:
+        waiting = {group}
         stack = [(group, groups.sources(group))]
         while stack:
             top, pending = stack[-1]
             for source in pending:
                 if source not in done:
+                    assert source not in waiting, "a kernel waits for itself"
+                    waiting.add(source)
                     stack.append((source, groups.sources(source)))
                     break
             else:

@@ -27,7 +27,7 @@ def _is(number: Any, wanted: Any) -> bool | str:
     return bool(number == wanted) or f"the constant is {number}, not {wanted}"
 
 
-def _power_of_two(c: Any) -> bool | str:
+def power_of_two(c: Any) -> bool | str:
     """Whether multiplying by `c` and dividing by it are exact."""
     mantissa, exponent = math.frexp(float(c))
     if abs(mantissa) == 0.5 and abs(exponent) < 100:
@@ -87,12 +87,14 @@ ARITHMETIC = (
     Rule("div-one", lambda p, x, c: p.div(x, p.const(c)),
          where=lambda c: _is(c, 1), replace=lambda x: x),
     Rule("div-exact", lambda p, x, c: p.div(x, p.const(c)),
-         where=lambda c, out: _power_of_two(c) if out.dtype.is_float else _floating(out),
+         where=lambda c, out: power_of_two(c) if out.dtype.is_float else _floating(out),
          replace=lambda x, c, out: _op("mul", x, _like(out, 1 / float(c)))),
     Rule("mul-mul-exact", lambda p, x, a, b: p.mul(p.mul(x, p.const(a)), p.const(b)),
          where=lambda a, b, out: _floating(out) if not out.dtype.is_float
-         else True if _power_of_two(a) is True else _power_of_two(b),
+         else True if power_of_two(a) is True else power_of_two(b),
          replace=_rescale),
+    Rule("add-self", lambda p, x: p.add(x, x),
+         where=lambda out: _floating(out), replace=lambda x, out: _op("mul", x, _like(out, 2))),
     Rule("neg-neg", lambda p, x: p.neg(p.neg(x)), replace=lambda x: x, keeps_inner=True),
     Rule("neg-sub", lambda p, x, y: p.neg(p.sub(x, y)), replace=lambda x, y: _op("sub", y, x)),
     Rule("add-neg", lambda p, x, y: p.add(x, p.neg(y)),

@@ -59,6 +59,17 @@ def _exact_count(x: Value, shape: Shape, axes: Ints, over: Ints) -> bool | str:
     return True
 
 
+def _constant_along(c: Value, axes: Ints, over: Ints) -> bool | str:
+    varying = {a for i, a in enumerate(axes) if c.shape[i] != 1}
+    return not varying & set(over) or "the factor varies along the reduced axes"
+
+
+def _factor_out(x: Value, c: Value, shape: Shape, axes: Ints, over: Ints, name: str) -> Value:
+    """`sum(x * c)` as `sum(x) * c`, or with `/`."""
+    total = get("reduce_sum")(x, axes=over)
+    return get(name)(total, _rest(c, shape, axes, over))
+
+
 def _joined_axes(first: Ints, second: Ints, rank: int) -> Ints:
     """Axes of the operand that two reductions in a row take away."""
     left = [a for a in range(rank) if a not in first]
@@ -91,6 +102,17 @@ REDUCTION = (
     *map(_twice, REDUCTIONS),
     Rule("sum-neg", lambda p, x, a: p.reduce_sum(p.neg(x), axes=a),
          replace=lambda x, a: get("neg")(get("reduce_sum")(x, axes=a))),
+    # Rounds differently from the sum of products, not worse; of infinite factors the sum may be
+    # NaN where that of products is infinite, or the other way round.
+    Rule("sum-mul-broadcast",
+         lambda p, x, c, s, a, o: p.reduce_sum(p.mul(x, p.broadcast(c, shape=s, axes=a)), axes=o),
+         where=lambda c, a, o: _constant_along(c, a, o),
+         replace=lambda x, c, s, a, o: _factor_out(x, c, s, a, o, "mul"), keeps_inner=True),
+    Rule("sum-div-broadcast",
+         lambda p, x, c, s, a, o: p.reduce_sum(p.div(x, p.broadcast(c, shape=s, axes=a)), axes=o),
+         where=lambda c, a, o, out: _constant_along(c, a, o) if out.dtype.is_float
+         else "a quotient of integers is cut",
+         replace=lambda x, c, s, a, o: _factor_out(x, c, s, a, o, "div"), keeps_inner=True),
     Rule("dimension-size", lambda p, x, a: p.dimension_size(x, axis=a),
          where=lambda x, a: _size_known(x, a),
          replace=lambda x, a, out: constant(x.shape[a], out.dtype)),

@@ -9,7 +9,8 @@ from ...ir.graph import Value
 from ...ir.op import get
 from ...ir.rewrite import Rule, number_of
 from ...ir.sugar import full
-from ...ir.types import DType, Shape, Size
+from ...ir.types import Shape, Size
+from .algebra import power_of_two
 
 Ints = tuple[int, ...]
 
@@ -114,6 +115,11 @@ def _not_a_number(x: Value) -> bool | str:
     return number_of(x) is None or "the operand is a number, which is folded instead"
 
 
+def _scales(c: Value, out: Value) -> bool | str:
+    """Whether it is cheaper, and exact for powers of two, to scale `c` than a product with it."""
+    return _not_a_number(c) if out.dtype.is_float else f"{out.dtype} is not floating point"
+
+
 def _expands(x: Value, out: Value) -> bool | str:
     fewer: Size = x.type.size
     return fewer != out.type.size or "the broadcast repeats nothing"
@@ -177,6 +183,14 @@ BROADCASTS = (
              _again(out, full(x.shape, c, x.dtype), x), s, a), keeps_inner=True),
 )  # fmt: skip
 
+FACTORS = (
+    Rule("scale-factor",
+         lambda p, x, c, s, a, k: p.mul(p.mul(x, p.broadcast(c, shape=s, axes=a)), p.const(k)),
+         where=lambda c, k, out: power_of_two(k) if _scales(c, out) is True else _scales(c, out),
+         replace=lambda x, c, s, a, k: get("mul")(
+             x, _broadcast(get("mul")(c, full(c.shape, k, c.dtype)), s, a))),
+)  # fmt: skip
+
 RESHAPES = (
     Rule("reshape-same", lambda p, x, s: p.reshape(x, shape=s),
          where=lambda x, s: x.shape == s or "the shape changes", replace=lambda x: x),
@@ -214,6 +228,4 @@ SLICES = (
          replace=lambda x: x, keeps_inner=True),
 )  # fmt: skip
 
-SHAPE = (*NUMBERS, *BROADCASTS, *RESHAPES, *SLICES)
-
-__all__ = ["SHAPE", "BINARY", "UNARY", "DType"]
+SHAPE = (*NUMBERS, *BROADCASTS, *FACTORS, *RESHAPES, *SLICES)

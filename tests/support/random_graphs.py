@@ -99,7 +99,7 @@ class RandomGraph:
             return x[1:]
         if way == 4 and x.ndim:
             zeros = (0,) * x.ndim
-            return get("pad")(x, low=(1,) + zeros[1:], high=zeros, interior=zeros, value=0.5)
+            return get("pad")(x, low=(1, *zeros[1:]), high=zeros, interior=zeros, value=0.5)
         if way == 5 and x.ndim:
             return get("concat")(x, x * 2.0, axis=0)
         if way == 6 and x.ndim:
