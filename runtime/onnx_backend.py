@@ -228,6 +228,13 @@ def _session(model: bytes, threads: int) -> Any:
     return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
 
 
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class OnnxBackend:
     """Backend `onnx`: stock ONNX Runtime.
 
@@ -241,7 +248,7 @@ class OnnxBackend:
     symbolic = True
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or _cores()
 
     def state(self) -> OnnxState:
         return OnnxState()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Graph, Node, Value
-from ...ir.types import Dim, DType, Shape, Size, TensorType, i64, substitute, symbol
+from ...ir.types import Dim, Shape, Size, TensorType, i64, substitute, symbol
 from .emit import Emitter
 
 Order = tuple[int, ...]
@@ -224,6 +224,3 @@ class Lowering:
     def renamed(self, t: Tensor, type: TensorType, axes: Sequence[int]) -> Tensor:
         """The same ONNX tensor standing for a value whose axis `axes[i]` was axis i."""
         return replace(t, type=type, order=tuple(axes[a] for a in t.order))
-
-    def scalar(self, value: float, dtype: DType) -> str:
-        return self.e.const(value, dtype)

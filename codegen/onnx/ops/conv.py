@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any
 
 from ....ir.graph import Node, Value
 from ....ir.ops.shape import dilated
@@ -70,7 +71,7 @@ class Geometry:
         )  # fmt: skip
 
     @property
-    def onnx(self) -> dict[str, object]:
+    def onnx(self) -> dict[str, Any]:
         """The attributes of Conv and ConvTranspose."""
         return {
             "kernel_shape": self.kernel, "strides": self.strides, "group": self.groups,

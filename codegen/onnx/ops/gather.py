@@ -15,7 +15,7 @@ def _clamped(ctx: Lowering, indices: Value, size: Size) -> str:
         name = e.cast(name, i64)
     dtype = e.dtypes[name]
     last = e.op("Sub", ctx.size(size), e.ints(1)) if not isinstance(size, int) else None
-    high = e.const(size - 1, dtype) if last is None else e.squeeze(e.cast(last, dtype), [0])  # type: ignore[operator]
+    high = e.const(size - 1, dtype) if last is None else e.squeeze(e.cast(last, dtype), [0])
     return e.op("Clip", name, e.const(0, dtype), high)
 
 

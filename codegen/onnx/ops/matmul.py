@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ....ir.graph import Node, Value
-from ..emit import KERNELS, kernel_dtype
+from ..emit import kernel_dtype
 from ..lowering import Lowering, Tensor, lowering, plain
 
 
@@ -22,7 +24,7 @@ def product(ctx: Lowering, node: Node, bias: str) -> Tensor:
         left, flip_a = _stored(ctx, a)
         right, flip_b = _stored(ctx, b)
         operands = [left, right, bias] if bias else [left, right]
-        swaps = {"transA": int(swap_a != flip_a), "transB": int(swap_b != flip_b)}
+        swaps: dict[str, Any] = {"transA": int(swap_a != flip_a), "transB": int(swap_b != flip_b)}
         if not bias and not any(swaps.values()):
             return plain(ctx.e.op("MatMul", *operands), node.output.type)
         return plain(ctx.e.op("Gemm", *operands, **swaps), node.output.type)
@@ -38,8 +40,3 @@ def _stored(ctx: Lowering, x: Value) -> tuple[str, bool]:
     """A matrix as it is held, and whether that is its transpose."""
     t = ctx.whole(x)
     return t.name, t.order == (1, 0)
-
-
-def takes_bias(dtype_name: str) -> bool:
-    """Whether a product of this element type can take its bias along."""
-    return dtype_name in KERNELS["Gemm"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....ir.graph import Node
-from ....ir.types import i64
+from ....ir.types import TensorType, i64
 from ..lowering import Lowering, Tensor, lowering
 
 _OPS = {
@@ -23,7 +23,7 @@ def _reduce(ctx: Lowering, node: Node) -> Tensor:
     return reduced(ctx, ctx[x], axes, out.type, _OPS[node.op.name])
 
 
-def reduced(ctx: Lowering, t: Tensor, axes: tuple[int, ...], type: object, op: str) -> Tensor:
+def reduced(ctx: Lowering, t: Tensor, axes: tuple[int, ...], type: TensorType, op: str) -> Tensor:
     """Reduce over the value's `axes` without moving the ones that stay."""
     if not set(axes) <= t.axes:
         t = ctx.whole(t)
@@ -32,10 +32,10 @@ def reduced(ctx: Lowering, t: Tensor, axes: tuple[int, ...], type: object, op: s
     return _without(t, axes, name, type)
 
 
-def _without(t: Tensor, axes: tuple[int, ...], name: str, type: object) -> Tensor:
+def _without(t: Tensor, axes: tuple[int, ...], name: str, type: TensorType) -> Tensor:
     kept = [i for i, a in enumerate(t.order) if a not in axes]
     order = tuple(t.order[i] - sum(a < t.order[i] for a in axes) for i in kept)
-    return Tensor(name, type, order, tuple(t.shape[i] for i in kept))  # type: ignore[arg-type]
+    return Tensor(name, type, order, tuple(t.shape[i] for i in kept))
 
 
 @lowering("argmax", "argmin")

@@ -92,10 +92,10 @@ def _widen(ctx: Lowering, name: str, shape: Shape, widths: Shape, value: str) ->
     rank, e = len(shape), ctx.e
     if any(isinstance(w, Dim) for w in widths):
         return e.op("Pad", name, ctx.sizes(widths), value)
-    cut = [i for i in range(rank) if widths[i] < 0 or widths[rank + i] < 0]  # type: ignore[operator]
+    cut = [i for i in range(rank) if widths[i] < 0 or widths[rank + i] < 0]
     if cut:
         starts = [max(-int(widths[i]), 0) for i in cut]
-        ends = [int(widths[rank + i]) if widths[rank + i] < 0 else INT_MAX for i in cut]  # type: ignore[operator]
+        ends = [int(widths[rank + i]) if widths[rank + i] < 0 else INT_MAX for i in cut]
         name = e.op("Slice", name, e.ints(*starts), e.ints(*ends), e.ints(*cut))
     grown = [max(int(w), 0) for w in widths]
     return e.op("Pad", name, e.ints(*grown), value) if any(grown) else name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ....ir.graph import Node, Value
@@ -12,7 +14,7 @@ from ..window import Ints, Padding, crop_spatial, pad_spatial, taps, untap
 from .conv import channels_first, flat
 
 
-def _onnx_attrs(node: Node) -> dict[str, object]:
+def _onnx_attrs(node: Node) -> dict[str, Any]:
     attrs = node.attrs
     return {"kernel_shape": attrs["window"], "strides": attrs["strides"],
             "pads": flat(attrs["padding"])}  # fmt: skip

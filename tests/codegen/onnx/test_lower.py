@@ -175,6 +175,22 @@ def test_a_product_that_something_else_reads_keeps_its_bias_apart():
     assert sorted(operators(graph)) == ["Add", "MatMul", "Mul"]
 
 
+def test_one_kernel_in_two_layouts_stays_two_initializers():
+    with Builder("layouts") as b:
+        x = b.input("x", f32(N, 5, 5, 3))
+        w = b.variable("w", f32(3, 3, 3, 3))
+        attrs = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "groups": 1,
+                 "input_dilation": (1, 1), "kernel_dilation": (1, 1)}  # fmt: skip
+        y = get("conv")(x, w, **attrs) + get("conv")(x, sugar.transpose(w), **attrs)
+        graph = b.finish({"y": y})
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.normal(size=(3, 3, 3, 3)).astype(np.float32)}
+    x = {"x": rng.normal(size=(2, 5, 5, 3)).astype(np.float32)}
+    baked, _ = bake(graph, arrays)
+    expected = evaluate(graph, {**x, **arrays}).outputs["y"]
+    np.testing.assert_allclose(run_graph(baked, x)["y"], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_transposes_of_a_product_become_flags():
     with Builder("flags") as b:
         x, w = b.input("x", f32(4, N)), b.input("w", f32(3, 4))
