@@ -9,7 +9,7 @@ import pytest
 
 import hornfels
 from hornfels import layers, ops
-from hornfels.errors import ArgumentError, CheckpointError, DTypeError, ShapeError
+from hornfels.errors import ArgumentError, CheckpointError, DTypeError, LabelError, ShapeError
 from hornfels.ir import evaluate, verify
 from hornfels.ir.types import f32
 
@@ -271,6 +271,17 @@ def test_refused(use, error, message):
         use(model)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("build", [lambda: mlp(hornfels), Subclass])
+@pytest.mark.parametrize(("wrong", "shown"), [(3, "3"), (-1, "-1")])
+def test_labels_out_of_range_are_refused(build, wrong, shown):
+    model = build()
+    model.compile("sgd", "sparse_categorical_crossentropy", backend="eager")
+    labels = CLASSES.copy()
+    labels[7] = wrong
+    with pytest.raises(LabelError, match=rf"class numbers in \[0, 3\), got {shown}"):
+        model.train_on_batch(X, labels)
 
 
 def test_labels_for_several_outputs_are_checked():
