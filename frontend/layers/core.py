@@ -43,9 +43,13 @@ class Dense(WeightedLayer):
         activity_regularizer: Any = None,
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        quantization_config: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        require_none(self, lora_rank=lora_rank, quantization_config=quantization_config)
         self.units = positive(self, "units", units)
         self.activation = activations.get(activation)
         self.use_bias = use_bias
@@ -75,6 +79,13 @@ class Dense(WeightedLayer):
             **self._weights_config("kernel", "bias"),
             "activity_regularizer": regularizers.serialize(self.activity_regularizer),
         }
+
+
+def require_none(layer: Layer, **arguments: Any) -> None:
+    """Refuse arguments of Keras that Hornfels has other ways for, or none."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ArgumentError(f"layer {layer.name!r}: {name} must be None, got {value!r}")
 
 
 def positive(layer: Layer, name: str, value: Any) -> int:

@@ -175,6 +175,11 @@ class LayerNormalization(WeightedLayer):
         gamma_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
+        if kwargs.pop("rms_scaling", False):
+            raise ArgumentError(
+                "LayerNormalization: rms_scaling must be False, got True",
+                hint="use RMSNormalization",
+            )
         super().__init__(**kwargs)
         self.axis = axis if isinstance(axis, int) else list(axis)
         self.epsilon = float(epsilon)
