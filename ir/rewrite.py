@@ -22,7 +22,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,26 @@ def match(pattern: OpPattern, node: Node) -> Match | Mismatch:
     return state.best
 
 
+def may_match(pattern: OpPattern, node: Node) -> bool:
+    """A quick look at the operands that rules out most nodes before `match` is asked."""
+    patterns, values = pattern.operands, node.inputs
+    if len(patterns) != len(values):
+        return False
+    if all(map(_may_be, patterns, values)):
+        return True
+    return node.op.name in COMMUTATIVE and all(map(_may_be, patterns, values[::-1]))
+
+
+def _may_be(pattern: Any, value: Value) -> bool:
+    if isinstance(pattern, Variable):
+        return True
+    if value.node is None:
+        return False
+    if isinstance(pattern, OpPattern):
+        return value.node.op.name in pattern.ops
+    return value.node.op.name in ("constant", "broadcast", "reshape")
+
+
 class _Matching:
     """Backtracking over the orders of commutative operands."""
 
@@ -276,8 +296,12 @@ class Rule:
 
 
 def _call(function: Callable[..., Any], bindings: Bindings) -> Any:
-    names = inspect.signature(function).parameters
-    return function(**{name: bindings[name] for name in names})
+    return function(**{name: bindings[name] for name in _parameters(function)})
+
+
+@lru_cache(maxsize=1024)
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 @dataclass(frozen=True)
@@ -366,6 +390,8 @@ class Rewriter:
         for rule in self.by_op.get(node.op.name, ()):
             if self.limit is not None and sum(report.fired.values()) >= self.limit:
                 return None
+            if not may_match(rule.root, node):
+                continue
             found = match(rule.root, node)
             if isinstance(found, Mismatch):
                 continue

@@ -1,7 +1,7 @@
 """The pipeline: which passes run, in one list; each one's result is verified.
 
 Settings (see `ir/settings.py`): `debug=passes` prints a line a pass, `debug=rules` what rules did,
-`dump` names a folder for `00_trace.ir, 01_simplify.ir, ...`, `stop_after` ends early.
+`dump` names a folder for `00_trace.ir, 01_cse.ir, ...`, `stop_after` ends early.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ class RewritePass(Protocol):
     def rewrite(self, graph: Graph) -> tuple[Graph, Report]: ...
 
 
+# A trace repeats itself so much that merging equal nodes first halves the work of the others.
 # Simplifying shows constants to fold and nodes to merge, which show more to simplify; a third
 # round found nothing on any model of ours.
 PIPELINE: tuple[Pass, ...] = (
+    Cse(),
     Simplify(),
     Fold(),
     Cse(),
@@ -131,7 +133,7 @@ class Stage:
 def stages(
     graph: Graph, passes: Sequence[Pass] = PIPELINE, dump: str | Path | None = None
 ) -> Iterator[Stage]:
-    """The graph as traced (`00_trace`), and after each pass (`01_simplify`, ...)."""
+    """The graph as traced (`00_trace`), and after each pass (`01_cse`, ...)."""
     settings = current_settings()
     names = [p.name for p in passes]
     if settings.stop_after and settings.stop_after not in names:

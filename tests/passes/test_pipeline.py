@@ -92,17 +92,17 @@ def test_rules_that_undo_each_other_are_stopped():
 def test_dumps(tmp_path):
     optimize(SMALL["mlp"](), dump=tmp_path / "a")
     names = [path.name for path in sorted((tmp_path / "a").iterdir())]
-    assert names[:3] == ["00_trace.ir", "01_simplify.ir", "02_fold.ir"]
+    assert names[:3] == ["00_trace.ir", "01_cse.ir", "02_simplify.ir"]
     assert len(names) == len(PIPELINE) + 1
     for path in (tmp_path / "a").iterdir():
         parse(path.read_text())
-    with settings(dump=str(tmp_path / "b"), stop_after="fold"):
+    with settings(dump=str(tmp_path / "b"), stop_after="simplify"):
         optimize(SMALL["mlp"]())
     assert [p.name for p in sorted((tmp_path / "b").iterdir())] == names[:3]
 
 
 def test_stop_after_must_name_a_pass():
-    with settings(stop_after="nonsense"), pytest.raises(ArgumentError, match="there are simplify"):
+    with settings(stop_after="nonsense"), pytest.raises(ArgumentError, match="there are cse"):
         optimize(SMALL["mlp"]())
 
 
@@ -130,6 +130,6 @@ def test_debug_reports(capsys):
 def test_stages_show_every_graph():
     graph = SMALL["mlp"]()
     found = list(stages(graph))
-    assert [s.name for s in found][:2] == ["00_trace", "01_simplify"]
+    assert [s.name for s in found][:2] == ["00_trace", "01_cse"]
     assert found[0].graph is graph
     assert found[1].record.before == len(graph.nodes)
