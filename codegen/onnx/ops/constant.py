@@ -20,7 +20,9 @@ def _constant(ctx: Lowering, node: Node) -> Tensor:
         return plain(ctx.e.const(array, name=ctx.names[out]), out.type)
     if array.size > 1 and _is_uniform(array):
         return Tensor(ctx.e.const(array.reshape(-1)[0]), out.type, (), ())
-    return plain(ctx.e.const(array), out.type)
+    layer = node.source.layer
+    named = f"{layer}/constant" if layer and array.size > 1 else ""
+    return plain(ctx.e.const(array, name=named), out.type)
 
 
 def _is_uniform(array: np.ndarray) -> bool:

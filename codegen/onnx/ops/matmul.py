@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....ir.graph import Node, Value
+from ....ir.types import size_of
 from ..emit import kernel_dtype
 from ..lowering import Lowering, Tensor, lowering, plain
 
@@ -21,8 +22,8 @@ def product(ctx: Lowering, node: Node, bias: str) -> Tensor:
     swap_b = bool(node.attrs.get("transpose_b", False))
     rank = a.ndim
     if rank == 2 and kernel_dtype("Gemm", a.dtype) is not None:
-        left, flip_a = _stored(ctx, a)
-        right, flip_b = _stored(ctx, b)
+        flattened = None if swap_a or swap_b else _flattened(ctx, a, b)
+        (left, flip_a), (right, flip_b) = flattened or (_stored(ctx, a), _stored(ctx, b))
         operands = [left, right, bias] if bias else [left, right]
         swaps: dict[str, Any] = {"transA": int(swap_a != flip_a), "transB": int(swap_b != flip_b)}
         if not bias and not any(swaps.values()):
@@ -40,3 +41,25 @@ def _stored(ctx: Lowering, x: Value) -> tuple[str, bool]:
     """A matrix as it is held, and whether that is its transpose."""
     t = ctx.whole(x)
     return t.name, t.order == (1, 0)
+
+
+def _flattened(ctx: Lowering, a: Value, b: Value) -> tuple[tuple[str, bool], ...] | None:
+    """An image that is held in NCHW and flattened, times a constant: the constant is reordered.
+
+    So the dense layer behind a convolutional part of a model needs no Transpose.
+    """
+    node, kernel = a.node, b.constant
+    if node is None or node.op.name != "reshape" or kernel is None:
+        return None
+    x = node.inputs[0]
+    t, sizes = ctx[x], x.shape[1:]
+    if x.ndim < 3 or a.shape != (x.shape[0], size_of(sizes)) or len(t.axes) != x.ndim:
+        return None
+    if t.order[0] != 0 or t.order == tuple(range(x.ndim)):
+        return None
+    columns = kernel.shape[-1]
+    order = [axis - 1 for axis in t.order[1:]]
+    rows = kernel.reshape(*map(int, sizes), columns).transpose(*order, len(sizes))
+    name = ctx.names.get(b, "")
+    right = ctx.e.const(rows.reshape(-1, columns), name=f"{name}/NCHW" if name else "")
+    return (ctx.reshape(t.name, a.shape), False), (right, False)
