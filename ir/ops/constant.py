@@ -75,7 +75,7 @@ _LOW_32 = np.uint64(0xFFFFFFFF)
 
 
 def threefry(key: np.ndarray, counters: np.ndarray) -> np.ndarray:
-    """Threefry2x32 with 20 rounds, by the letter of the paper, in 64-bit arithmetic.
+    """Threefry2x32 with 20 rounds, by the letter of the paper; u32 arithmetic wraps.
 
     Parameters
     ----------
@@ -87,23 +87,24 @@ def threefry(key: np.ndarray, counters: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray
-        The two words of each block, u64 of the shape of `counters`.
+        The two words of each block, u32 of the shape of `counters`.
 
     References
     ----------
     Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
-    k0, k1 = (np.uint64(k) for k in key)
-    words = (k0, k1, k0 ^ k1 ^ np.uint64(0x1BD11BDA))
-    x0, x1 = counters.astype(np.uint64)
-    x0, x1 = (x0 + words[0]) & _LOW_32, (x1 + words[1]) & _LOW_32
-    for group in range(5):
-        for rotation in _ROTATIONS[group % 2]:
-            x0 = (x0 + x1) & _LOW_32
-            rotated = (x1 << np.uint64(rotation)) | (x1 >> np.uint64(32 - rotation))
-            x1 = (rotated & _LOW_32) ^ x0
-        x0 = (x0 + words[(group + 1) % 3]) & _LOW_32
-        x1 = (x1 + words[(group + 2) % 3] + np.uint64(group + 1)) & _LOW_32
+    k0, k1 = np.asarray(key).astype(np.uint32)
+    words = (k0, k1, k0 ^ k1 ^ np.uint32(0x1BD11BDA))
+    x0, x1 = np.asarray(counters).astype(np.uint32)
+    with np.errstate(over="ignore"):
+        x0, x1 = x0 + words[0], x1 + words[1]
+        for group in range(5):
+            for rotation in _ROTATIONS[group % 2]:
+                x0 = x0 + x1
+                rotated = (x1 << np.uint32(rotation)) | (x1 >> np.uint32(32 - rotation))
+                x1 = rotated ^ x0
+            x0 = x0 + words[(group + 1) % 3]
+            x1 = x1 + (words[(group + 2) % 3] + np.uint32(group + 1))
     return np.stack([x0, x1])
 
 
@@ -113,11 +114,17 @@ def _rng_bits_type(key: TensorType, *, shape: Shape) -> TensorType:
     return TensorType(u32, tuple(shape))
 
 
+_BLOCK = 1 << 14  # counters at a time: what they need stays in the cache
+
+
 def _rng_bits_numpy(key: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
-    index = np.arange(math.prod(shape), dtype=np.uint64)
-    counters = np.stack([index & _LOW_32, index >> np.uint64(32)])
-    words: np.ndarray = threefry(key, counters)[0].astype(np.uint32)
-    return words.reshape(shape)
+    size = math.prod(shape)
+    bits = np.empty(size, np.uint32)
+    for start in range(0, size, _BLOCK):
+        index = np.arange(start, min(start + _BLOCK, size), dtype=np.uint64)
+        counters = np.stack([index & _LOW_32, index >> np.uint64(32)])
+        bits[start : start + _BLOCK] = threefry(key, counters)[0]
+    return bits.reshape(shape)
 
 
 rng_bits = define(Op(
