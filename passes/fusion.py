@@ -194,7 +194,9 @@ class Groups:
             self.of.update(dict.fromkeys(node.outputs, group))
         self.position = {v: i for i, v in enumerate(self.stored)}
         self._reads: dict[Group, dict[Value, bool]] = {}
+        self._readers: dict[Value, set[Group]] = {}
         for group in self.groups:
+            self._note_reads(group)
             for source in self.sources(group):
                 group.before |= source.before | source.mask
         for group in reversed(self.groups):
@@ -236,6 +238,9 @@ class Groups:
 
     def merge(self, a: Group, b: Group) -> None:
         """Make `b` a part of `a`."""
+        for group in (a, b):
+            for value in self.reads(group):
+                self._readers[value].discard(group)
         a.outputs = sorted([*a.outputs, *b.outputs], key=self.position.__getitem__)
         a.roots = [*a.roots, *b.roots]
         a.mask |= b.mask
@@ -250,12 +255,16 @@ class Groups:
             if a.after & group.mask:
                 group.before |= a.before | a.mask
         self._reads.pop(a, None)
-        self._reads.pop(b, None)
+        self._note_reads(a)
+
+    def _note_reads(self, group: Group) -> None:
+        for value in self.reads(group):
+            self._readers.setdefault(value, set()).add(group)
 
     def readers(self, group: Group) -> list[Group]:
-        """The groups that read an output of the group."""
-        own = set(group.outputs)
-        return [g for g in self.groups if g is not group and not own.isdisjoint(self.reads(g))]
+        """The groups that read an output of the group, in the order of the graph."""
+        found = {g for v in group.outputs for g in self._readers.get(v, ()) if g is not group}
+        return sorted(found, key=lambda g: self.position[g.outputs[0]])
 
 
 def _views(graph: Graph, stored: Iterable[Value]) -> Iterator[Value]:
