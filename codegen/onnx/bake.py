@@ -74,6 +74,8 @@ class _Affine:
     def emit(self) -> Value:
         dtype = self.x.dtype
         y = self.root.op(self.x, constant(self.kernel, dtype), **self.root.attrs)
+        if not self.bias.any():
+            return y
         bias = constant(self.bias, dtype)
         return y + get("broadcast")(bias, shape=y.shape, axes=(y.ndim - 1,))
 

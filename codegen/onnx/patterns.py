@@ -72,7 +72,10 @@ def bias(ctx: Lowering, node: Node) -> Tensor | None:
 def _bias_vector(ctx: Lowering, value: Value) -> str:
     """A value that differs along its last axis only, as a vector of that size; else ""."""
     t, last = ctx[value], value.ndim - 1
-    if value.shape[last] == 1 or t.axes != {last}:
+    size, number = value.shape[last], ctx.e.arrays.get(t.name)
+    if not t.axes and number is not None and isinstance(size, int):
+        return ctx.e.const(np.full(size, number.reshape(-1)[0]))
+    if size == 1 or t.axes != {last}:
         return ""
     return ctx.e.squeeze(t.name, [i for i, a in enumerate(t.order) if a != last])
 

@@ -172,6 +172,16 @@ def test_patterns(build, expected):
     )
 
 
+@pytest.mark.parametrize("bias", [0.0, 1.5])
+def test_a_bias_of_one_number(bias):
+    with Builder("number") as b:
+        x, w = b.input("x", f32(N, 4)), b.input("w", f32(4, 3))
+        graph = b.finish({"y": x @ w + bias})
+    assert operators(graph) == ["Gemm"]
+    arrays = {"x": np.ones((2, 4), np.float32), "w": np.ones((4, 3), np.float32)}
+    np.testing.assert_array_equal(run_graph(graph, arrays)["y"], np.full((2, 3), 4 + bias))
+
+
 def test_a_product_that_something_else_reads_keeps_its_bias_apart():
     with Builder("two_readers") as b:
         x, w, c = b.input("x", f32(N, 4)), b.input("w", f32(4, 3)), b.input("c", f32(3))
