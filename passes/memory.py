@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..ir.graph import Graph, Value
-from .outline import POINTWISE, accesses
+from .outline import accesses
 from .plan import Call, Copy, Plan, Slot, align
 
 
@@ -74,19 +74,20 @@ class _Storages:
     def may_overwrite(self, output: Value, operand: Value) -> bool:
         """Whether the call that computes `output` may write it over an operand, or reads it not.
 
-        Pointwise kernels may, and reductions where they store what they compute from their
-        results; the others may store an element before they have read all that it needs.
+        It must read the operand element by element, and then the loops do all that reads an
+        element before they store it: those of pointwise kernels, the epilogues of contractions
+        and windows, and what reductions compute from their results (but not the results).
         """
         index = self.producer[output]
         call = self.calls[index]
         if operand not in self.aligned[index]:
             return True
-        body = call.kernel.body
-        node = body.outputs[call.outputs.index(output)].node
-        assert node is not None
-        roots = {n.op.kind for n in body.nodes} - POINTWISE
-        late = not roots or (roots == {"reduce"} and node.op.kind in POINTWISE)
-        return late and self.aligned[index][operand]
+        if call.kernel.root != "pointwise":
+            node = call.kernel.body.outputs[call.outputs.index(output)].node
+            kind = node.op.kind if node else ""
+            if kind in ("reduce", "opaque"):
+                return False
+        return self.aligned[index][operand]
 
 
 class _Homes:

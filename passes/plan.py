@@ -92,10 +92,10 @@ class Plan:
     - A *view* (a reshape of a stored value) has the slot of its source and no call.
     - *In place*: an output of a call may have the slot of one of its inputs (`in_place`). Then
       the kernel reads that input only at the element that it is about to write, so a kernel
-      must compute all outputs of an element (or vector) before it stores any of them, and must
-      not claim that its pointers do not alias. Only pointwise kernels do so, and reductions for
-      outputs that are computed from their results (the new weights from a bias' gradient), so
-      a reduction must not store those before it has read what they need.
+      must compute all outputs of an element (or vector) before it stores any of them, compute
+      each element once, and not claim that its pointers do not alias. So do pointwise kernels,
+      epilogues of contractions and windows, and what a reduction computes from its results
+      (the new weights from a bias' gradient; it may store the results themselves early).
 
     Attributes
     ----------
