@@ -28,6 +28,10 @@ KIND_KEY = "hornfels.kind"
 UPDATES_KEY = "hornfels.updates"
 """Metadata entry: a JSON object from each state input that a run changes to its new value."""
 
+_HOW_TO_TRAIN = """A training step. The state (weights, moments, seeds) comes in as inputs, and for
+each that changes there is an output new/<name>: pass it as <name> to the next run. The metadata
+entry hornfels.updates holds the pairs as a JSON object."""
+
 NEW = "new/"
 """What the name of a state's new value starts with."""
 
@@ -168,6 +172,7 @@ def _model(
     )
     kind = "train" if pairs else "inference"
     helper.set_model_props(model, {KIND_KEY: kind, UPDATES_KEY: json.dumps(pairs)})
+    model.doc_string = _HOW_TO_TRAIN if pairs else ""
     return model
 
 
