@@ -74,6 +74,9 @@ def export_train_step(
     ...     loss, *new = session.run(["loss", *pairs.values()], {"x": x, "y": y, **state})
     ...     state = dict(zip(pairs, new))
 
+    ONNX Runtime warns that these defaults are no constants, which is as intended;
+    `onnxruntime.set_default_logger_severity(3)` silences it.
+
     Parameters
     ----------
     graph : Graph

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import conformance
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from onnx_run import run_graph
 from hornfels.codegen.onnx.lowering import LOWERINGS
 from hornfels.ir import REGISTRY, Builder, Graph, evaluate
 from hornfels.ir.op import CODE, Case, Op, Reason
-from hornfels.ir.types import DType, f64
+from hornfels.ir.types import DType, f32, f64
 
 TOLERANCE = {"f64": 1e-13, "f32": 3e-6, "f16": 2e-3, "bf16": 1.6e-2}
 """Allowed difference, relative to 1 or to the number if that is larger; integers are exact."""
@@ -65,3 +67,41 @@ def test_sample_in_f64(op, case):
 def test_every_op_has_a_lowering_or_a_reason(op):
     has_name = op.kind == "elementwise" and op.onnx != CODE
     assert op.name in LOWERINGS or isinstance(op.onnx, Reason) or has_name
+
+
+# --- the checks themselves -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["conv_kernel_grad", "rsqrt", "avg_pool"])
+def test_a_result_off_by_a_hundred_thousandth_is_caught(monkeypatch, name):
+    sound = LOWERINGS[name]
+
+    def off(ctx, node):
+        t = sound(ctx, node)
+        factor = ctx.e.const(1 + 1e-5, node.output.dtype)
+        return replace(t, name=ctx.e.op("Mul", t.name, factor))
+
+    monkeypatch.setitem(LOWERINGS, name, off)
+    op = REGISTRY[name]
+    case = next(c for c in op.samples if c.types[0].dtype.name == "f32")
+    with pytest.raises(AssertionError):
+        check(op, case, {})
+
+
+def test_another_choice_among_ties_is_caught(monkeypatch):
+    """The last maximum instead of the first."""
+    sound = LOWERINGS["argmax"]
+
+    def last(ctx, node):
+        t = sound(ctx, node)
+        for emitted in ctx.e.nodes:
+            if emitted.op_type == "ArgMax":
+                emitted.attrs["select_last_index"] = 1
+        return t
+
+    monkeypatch.setitem(LOWERINGS, "argmax", last)
+    with Builder("ties") as b:
+        graph = b.finish({"y": REGISTRY["argmax"](b.input("x", f32(4)), axis=0)})
+    arrays = {"x": np.array([0, 1, 1, 0], np.float32)}
+    assert run_graph(graph, arrays)["y"] == 2
+    assert evaluate(graph, arrays).outputs["y"] == 1
