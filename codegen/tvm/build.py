@@ -24,7 +24,7 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
 from ...ir.errors import LoweringError
-from .emit import ALIASED, Buffer, Expr, PrimFunc, Stmt, buffer
+from .emit import ALIASED, PLAIN, Buffer, Expr, PrimFunc, Stmt, buffer
 from .target import Target, start_threads
 
 _ENTRY = "hornfels_entry"
@@ -199,18 +199,20 @@ class _Part:
             generate = tvm.get_global_func("target.build.llvm")
             binary = generate(module, self.target.tvm)
             _ = binary[_ENTRY]  # the machine code is made at the first look-up
-        except tvm.error.TVMError as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise LoweringError(f"build: TVM refused the program: {reason}") from error
         return binary
 
 
 def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target) -> tvm.IRModule:
-    raw = {name: _raw(name, function) for name, function in functions.items()}
+    plain, rich = {}, {}
+    for name, function in functions.items():
+        (plain if function.attrs[PLAIN] else rich)[name] = _raw(name, function)
     t = tirx.transform
+    simple = [t.BindTarget(target), t.VectorizeLoop(True)]
     passes = [
         t.BindTarget(target),
-        t.StmtSimplify(),
         t.FlattenBuffer(),
         t.BF16ComputeLegalize(),
         t.NarrowDataType(32),
@@ -224,7 +226,9 @@ def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target)
         t.LowerIntrin(),
     ]
     with target:
-        return tvm.ir.transform.Sequential(passes)(tvm.IRModule(raw))
+        module = tvm.ir.transform.Sequential(passes)(tvm.IRModule(rich))
+        module.update(tvm.ir.transform.Sequential(simple)(tvm.IRModule(plain)))
+        return module
 
 
 def _raw(name: str, function: PrimFunc) -> PrimFunc:

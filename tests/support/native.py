@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.build import Call, build
 from hornfels.codegen.tvm.emit import Buffer, PrimFunc, Stmt
-from hornfels.codegen.tvm.target import parse_target
+from hornfels.codegen.tvm.target import Machine, parse_target
 
 TARGET = parse_target("cpu")
+
+SMALL = replace(TARGET.machine, vector_bits=128, vector_registers=10, l2=16 << 10)
+"""A machine of few registers: small shapes have many tiles there, and little code."""
 
 GUARD = 64
 """Bytes before and after each array that no kernel may touch."""
@@ -51,12 +55,14 @@ def run_template(
     inputs: Sequence[np.ndarray],
     shape: Sequence[int],
     dtype: np.dtype | type | str,
+    *,
+    machine: Machine = TARGET.machine,
     **attributes: object,
 ) -> np.ndarray:
     """Run a template of `schedules` that stores one result of `shape` and `dtype`."""
     arrays = [aligned(array) for array in (*inputs, np.full(shape, 7, dtype))]
     buffers = [declare(f"p{index}", array) for index, array in enumerate(arrays)]
-    body = template(*buffers, machine=TARGET.machine, **attributes)
+    body = template(*buffers, machine=machine, **attributes)
     run_function(emit.kernel("kernel", buffers, body), arrays)
     return arrays[-1]
 

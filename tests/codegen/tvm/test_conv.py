@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from native import TARGET, aligned, declare, run_function, run_template
+from native import SMALL, TARGET, aligned, declare, run_function, run_template
 
 from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.schedules.conv import Geometry, conv, conv_input_grad, positions
@@ -105,18 +105,19 @@ def assert_close(result, want, terms, unit):
 UNIT = {"float32": 1e-6, "float64": 1e-14}
 
 
-def check_forward(problem):
+def check_forward(problem, machine=TARGET.machine):
     result = run_template(
-        conv, [problem.x, problem.w], problem.y_shape, problem.dtype, geometry=problem.geometry
-    )
+        conv, [problem.x, problem.w], problem.y_shape, problem.dtype, geometry=problem.geometry,
+        machine=machine,
+    )  # fmt: skip
     want = problem.expected("conv", problem.x, problem.w)
     assert_close(result, want, math.prod(problem.w_shape[:-1]) + 1, UNIT[problem.dtype])
 
 
-def check_input_grad(problem):
+def check_input_grad(problem, machine=TARGET.machine):
     result = run_template(
         conv_input_grad, [problem.dy, problem.w], problem.x_shape, problem.dtype,
-        input_shape=problem.x_shape, geometry=problem.geometry,
+        input_shape=problem.x_shape, geometry=problem.geometry, machine=machine,
     )  # fmt: skip
     want = problem.expected(
         "conv_input_grad", problem.dy, problem.w, input_shape=problem.x_shape
@@ -124,10 +125,10 @@ def check_input_grad(problem):
     assert_close(result, want, math.prod(problem.w_shape) + 1, UNIT[problem.dtype])
 
 
-def check_kernel_grad(problem):
+def check_kernel_grad(problem, machine=TARGET.machine):
     result = run_template(
         conv_kernel_grad, [problem.x, problem.dy], problem.w_shape, problem.dtype,
-        kernel_shape=problem.w_shape, geometry=problem.geometry,
+        kernel_shape=problem.w_shape, geometry=problem.geometry, machine=machine,
     )  # fmt: skip
     want = problem.expected(
         "conv_kernel_grad", problem.x, problem.dy, kernel_shape=problem.w_shape
@@ -144,7 +145,13 @@ CHECKS = {
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_cases(case, check):
-    check(Problem(*case))
+    check(Problem(*case), SMALL)
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("name", ["tails", "short rows", "strides", "depthwise"])
+def test_cases_on_this_machine(name, check):
+    check(Problem(*CASES[name]))
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)

@@ -7,7 +7,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from native import TARGET, aligned, declare, run_function, run_template
+from native import SMALL, TARGET, aligned, declare, run_function, run_template
 
 from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.schedules.matmul import matmul
@@ -42,11 +42,14 @@ def expected(a, b, transposes=(False, False)):
     return left @ right
 
 
-def check(rows, columns, terms, transposes=(False, False), batch=(), dtype=np.float32, tol=1e-5):
+def check(
+    rows, columns, terms, transposes=(False, False), batch=(), dtype=np.float32, tol=1e-5,
+    machine=TARGET.machine,
+):  # fmt: skip
     a, b = operands(rows, columns, terms, transposes, batch, dtype)
     result = run_template(
         matmul, [a, b], (*batch, rows, columns), dtype,
-        transpose_a=transposes[0], transpose_b=transposes[1],
+        transpose_a=transposes[0], transpose_b=transposes[1], machine=machine,
     )  # fmt: skip
     want = expected(a, b, transposes)
     bound = tol * (1 + abs(want).max(initial=0))
@@ -56,6 +59,12 @@ def check(rows, columns, terms, transposes=(False, False), batch=(), dtype=np.fl
 @pytest.mark.parametrize("transposes", TRANSPOSES)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_shapes(shape, transposes):
+    check(*shape, transposes, machine=SMALL)
+
+
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+@pytest.mark.parametrize("shape", [(31, 53, 37), (29, 1, 50), (3, 70, 33)])
+def test_shapes_on_this_machine(shape, transposes):
     check(*shape, transposes)
 
 

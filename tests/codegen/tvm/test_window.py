@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
-from native import run_template
+from native import SMALL, TARGET, run_template
 
 from hornfels.codegen.tvm.schedules import window
 from hornfels.codegen.tvm.schedules.window import Windows
@@ -33,6 +35,11 @@ def values(shape, dtype="float32", *, ties=True):
     return drawn.astype(dtype)
 
 
+def machine_for(case):
+    """A large case runs on this machine, to be split over tasks; a small one on a small one."""
+    return TARGET.machine if math.prod(case[0]) > 1 << 18 else SMALL
+
+
 def attributes(case):
     shape, size, strides, padding = case
     windows = Windows(size, strides, padding)
@@ -44,7 +51,9 @@ def attributes(case):
 def test_max_pool(case):
     windows, result, oracle = attributes(case)
     x = values(case[0])
-    got = run_template(window.max_pool, [x], result, x.dtype, windows=windows)
+    got = run_template(
+        window.max_pool, [x], result, x.dtype, windows=windows, machine=machine_for(case)
+    )
     np.testing.assert_array_equal(got, get("max_pool").numpy(x, **oracle))
 
 
@@ -53,7 +62,10 @@ def test_max_pool_grad(case):
     """Values from a small set, so that most windows have several maxima."""
     windows, result, oracle = attributes(case)
     x, dy = values(case[0]), values(result, ties=False)
-    got = run_template(window.max_pool_grad, [x, dy], case[0], x.dtype, windows=windows)
+    got = run_template(
+        window.max_pool_grad, [x, dy], case[0], x.dtype, windows=windows,
+        machine=machine_for(case),
+    )  # fmt: skip
     want = get("max_pool_grad").numpy(x, dy, **oracle)
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
 
@@ -64,8 +76,9 @@ def test_avg_pool(case, include_padding):
     windows, result, oracle = attributes(case)
     x = values(case[0], ties=False)
     got = run_template(
-        window.avg_pool, [x], result, x.dtype, windows=windows, include_padding=include_padding
-    )
+        window.avg_pool, [x], result, x.dtype, windows=windows, include_padding=include_padding,
+        machine=machine_for(case),
+    )  # fmt: skip
     want = get("avg_pool").numpy(x, include_padding=include_padding, **oracle)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
@@ -76,7 +89,10 @@ def test_avg_pool_grad(case, include_padding):
     windows, result, oracle = attributes(case)
     dy = values(result, ties=False)
     options = {"input_shape": case[0], "include_padding": include_padding}
-    got = run_template(window.avg_pool_grad, [dy], case[0], dy.dtype, windows=windows, **options)
+    got = run_template(
+        window.avg_pool_grad, [dy], case[0], dy.dtype, windows=windows,
+        machine=machine_for(case), **options,
+    )  # fmt: skip
     want = get("avg_pool_grad").numpy(dy, **options, **oracle)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
