@@ -34,6 +34,7 @@ ALIGNMENT = 64
 WORKSPACE = "hornfels.workspace"
 PARALLEL = "hornfels.parallel"
 ALIASED = "hornfels.aliased"
+PLAIN = "hornfels.plain"
 
 NOTHING: Stmt = tirx.Evaluate(tirx.IntImm("int32", 0))
 
@@ -70,8 +71,13 @@ def _index(index: Index) -> Expr:
     return tirx.IntImm("int32", index) if isinstance(index, int) else index
 
 
-def store_all(stores: Sequence[tuple[Buffer, Sequence[Index], Expr]]) -> Stmt:
-    """Compute all values, then store them, so that an output may lie on an operand's memory."""
+def store_all(stores: Sequence[tuple[Buffer, Sequence[Index], Expr]] | Stmt) -> Stmt:
+    """Compute all values, then store them, so that an output may lie on an operand's memory.
+
+    A statement, of an epilogue that does so itself, is taken as it is.
+    """
+    if isinstance(stores, Stmt):
+        return stores
     if len(stores) == 1:
         return store(*stores[0])
     values = [tirx.Var(f"out{place}", value.ty) for place, (_, _, value) in enumerate(stores)]
@@ -329,20 +335,29 @@ def unflatten(index: Index, shape: Sequence[int]) -> tuple[Index, ...]:
 
 
 def kernel(
-    name: str, parameters: Sequence[Buffer], body: Stmt, *, aliased: bool = False
+    name: str,
+    parameters: Sequence[Buffer],
+    body: Stmt,
+    *,
+    aliased: bool = False,
+    plain: bool = False,
 ) -> PrimFunc:
     """Make a kernel of a body: parameters are buffers, in the order of its pointer arguments.
 
     Scratch arrays become one more parameter, the workspace, of `workspace_bytes` bytes; it comes
     last and is absent if no byte is needed. Say `aliased` where an output may lie in the memory
-    of an input: LLVM then keeps the order of loads and stores (see `store_all`).
+    of an input: LLVM then keeps the order of loads and stores (see `store_all`). Say `plain` where
+    all buffers are flat, indices are simplified and nothing is left to unroll: then the passes
+    that simplify are left out, of which some take time exponential in chains of integer variables.
     """
     hoist = _Hoist()
     body = hoist(body)
     parameters = list(parameters)
     if hoist.bytes:
         parameters.append(hoist.workspace)
-    attributes = {WORKSPACE: hoist.bytes, PARALLEL: hoist.parallel, ALIASED: aliased}
+    attributes = {
+        WORKSPACE: hoist.bytes, PARALLEL: hoist.parallel, ALIASED: aliased, PLAIN: plain,
+    }  # fmt: skip
     return tirx.PrimFunc(parameters, body).with_attr({"global_symbol": name, **attributes})
 
 

@@ -1,0 +1,130 @@
+"""What reductions do with elements: where they start, how two partial results become one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ...ir.graph import Node
+from ...ir.types import DType, bf16, f16, f32, i32
+from .index import Indices
+from .math import Element, Math, cast, constant, position, select
+from .nest import Nest
+
+Parts = list[Element]
+
+
+class Accumulator(Protocol):
+    """One reduction; a partial result has a part for each of `dtypes`."""
+
+    dtypes: tuple[DType, ...]
+
+    def identity(self) -> Parts:
+        """The result for no elements."""
+
+    def lift(self, x: Element, at: Indices) -> Parts:
+        """The result for one element of the operand."""
+
+    def combine(self, x: Parts, y: Parts) -> Parts:
+        """The result for the elements of both."""
+
+    def result(self, parts: Parts) -> Element:
+        """What the op returns."""
+
+
+def accumulator(nest: Nest, node: Node) -> Accumulator:
+    """The accumulator of a reduction."""
+    if node.op.name in ("argmax", "argmin"):
+        return _Position(nest, node)
+    combine, start = _SIMPLE[node.op.name]
+    return _Simple(nest, node, combine, start)
+
+
+def _wide(dtype: DType) -> DType:
+    """f16 and bf16 accumulate in f32."""
+    return f32 if dtype in (f16, bf16) else dtype
+
+
+def _lowest(dtype: DType) -> float:
+    return -math.inf if dtype.is_float else int(np.iinfo(dtype.numpy).min)
+
+
+def _highest(dtype: DType) -> float:
+    return math.inf if dtype.is_float else int(np.iinfo(dtype.numpy).max)
+
+
+_SIMPLE: dict[str, tuple[Callable[[Math, Element, Element], Element], Callable[[DType], float]]] = {
+    "reduce_sum": (lambda m, x, y: x + y, lambda dtype: 0),
+    "reduce_prod": (lambda m, x, y: x * y, lambda dtype: 1),
+    "reduce_max": (lambda m, x, y: m.maximum(x, y), _lowest),
+    "reduce_min": (lambda m, x, y: m.minimum(x, y), _highest),
+    "reduce_any": (lambda m, x, y: x | y, lambda dtype: False),
+    "reduce_all": (lambda m, x, y: x & y, lambda dtype: True),
+}
+
+
+@dataclass(frozen=True)
+class _Simple:
+    """An associative operation on elements."""
+
+    nest: Nest
+    node: Node
+    operation: Callable[[Math, Element, Element], Element]
+    start: Callable[[DType], float]
+
+    @property
+    def dtype(self) -> DType:
+        return _wide(self.node.inputs[0].dtype)
+
+    @property
+    def dtypes(self) -> tuple[DType, ...]:
+        return (self.dtype,)
+
+    def identity(self) -> Parts:
+        return [constant(self.nest, self.dtype, self.start(self.dtype))]
+
+    def lift(self, x: Element, at: Indices) -> Parts:
+        return [x.plain(self.dtype)]
+
+    def combine(self, x: Parts, y: Parts) -> Parts:
+        return [self.operation(Math(self.nest, self.dtype), x[0], y[0]).plain()]
+
+    def result(self, parts: Parts) -> Element:
+        return cast(parts[0], self.node.output.dtype)
+
+
+@dataclass(frozen=True)
+class _Position:
+    """argmax and argmin: the extreme element and its index; NaN is the most extreme."""
+
+    nest: Nest
+    node: Node
+
+    @property
+    def dtypes(self) -> tuple[DType, ...]:
+        return (_wide(self.node.inputs[0].dtype), i32)
+
+    def identity(self) -> Parts:
+        dtype = self.dtypes[0]
+        start = _lowest(dtype) if self.node.op.name == "argmax" else _highest(dtype)
+        return [constant(self.nest, dtype, start), constant(self.nest, i32, 2**31 - 1)]
+
+    def lift(self, x: Element, at: Indices) -> Parts:
+        return [x.plain(self.dtypes[0]), position(self.nest, at[self.node.attrs["axis"]], i32)]
+
+    def combine(self, x: Parts, y: Parts) -> Parts:
+        beats = x[0] < y[0] if self.node.op.name == "argmax" else y[0] < x[0]
+        ties = x[0] == y[0]
+        if self.dtypes[0].is_float:
+            x_nan, y_nan = x[0] != x[0], y[0] != y[0]
+            beats = beats | (y_nan & ~x_nan)
+            ties = ties | (x_nan & y_nan)
+        take = beats | (ties & (y[1] < x[1]))
+        return [select(take, y[0], x[0]), select(take, y[1], x[1])]
+
+    def result(self, parts: Parts) -> Element:
+        return parts[1]

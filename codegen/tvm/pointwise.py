@@ -1,0 +1,228 @@
+"""Pointwise kernels: all outputs of one element in one loop nest.
+
+Loops run over a shape that the body itself uses, with dimensions merged as far as every operand
+allows: same-shape operands give one flat loop, a bias a loop over rows and one over columns. The
+innermost loop is a vector with a shorter one for the rest, the outermost is split over threads
+where the work is worth it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from ...ir.graph import Graph, Value
+from ...ir.types import Shape
+from . import emit
+from . import index as ix
+from .cost import serial_nanoseconds, tasks_for, traffic
+from .emit import Buffer, Stmt
+from .evaluator import Evaluator, loads, vectorizable
+from .index import Index, Indices
+from .math import storage, store
+from .nest import Nest
+from .target import Machine
+
+Sizes = tuple[int, ...]
+
+
+def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) -> Stmt:
+    """The loops of a pointwise kernel.
+
+    Parameters
+    ----------
+    body : Graph
+        Elementwise and index ops; its outputs have equally many elements.
+    buffers : mapping of Value to Buffer
+        Flat buffers of the inputs.
+    machine : Machine
+        What to choose vectors and threads for.
+    """
+    nest = Nest()
+    evaluator = Evaluator(nest, buffers)
+    shape = loop_shape(body)
+    size = math.prod(shape)
+    tasks = tasks_for(serial_nanoseconds(size, body.nodes, traffic(body)), machine)
+
+    def element(at: Indices) -> None:
+        write(evaluator, body, buffers, ix.linearize(at, shape))
+
+    traverse(nest, shape, lanes_for(body, machine), tasks, element)
+    return nest.finish()
+
+
+def write(evaluator: Evaluator, body: Graph, buffers: Mapping[Value, Buffer], flat: Index) -> None:
+    """Compute the element at a position of every output, then store all."""
+    results = [
+        evaluator.element(v, ix.delinearize(flat, v.shape)) for v in dict.fromkeys(body.outputs)
+    ]
+    for value, result in zip(dict.fromkeys(body.outputs), results, strict=True):
+        target = buffers[value]
+        evaluator.nest.emit(store(target, flat.expression(), result.expr, value.dtype))
+
+
+def lanes_for(body: Graph, machine: Machine) -> int:
+    """Lanes of a vector of the widest dtype in the body; 1 if an op needs the C library."""
+    if not vectorizable(body.nodes):
+        return 1
+    values = {v for n in body.nodes for v in (*n.inputs, *n.outputs)} | set(body.outputs)
+    widest = max((v.dtype.bits for v in values if v.type.size != 1), default=32)
+    return machine.lanes(f"int{max(widest, 32)}")
+
+
+# --- loops -----------------------------------------------------------------------------------
+
+
+def traverse(
+    nest: Nest, shape: Sizes, lanes: int, tasks: int, element: Callable[[Indices], None]
+) -> None:
+    """Loop over `shape`: threads outside, vectors along the last dimension."""
+    *outer, inner = shape or (1,)
+    rows = math.prod(outer)
+    if 0 in shape:
+        return
+
+    def row(at: Indices) -> None:
+        nest.strips(inner, lanes, lambda j: element((*at, j)))
+
+    if tasks == 1:
+        loops(nest, outer, row)
+    elif rows >= 4 * tasks or rows % tasks == 0:
+        split = _leading(outer, 4 * tasks, tasks)
+
+        def part(first: Index) -> None:
+            at = ix.delinearize(first, outer[:split])
+            loops(nest, outer[split:], lambda rest: row((*at, *rest)))
+
+        spread(nest, math.prod(outer[:split]), tasks, part)
+    else:
+        loops(nest, outer, lambda at: _spread_row(nest, inner, lanes, tasks, at, element))
+
+
+def loops(
+    nest: Nest, sizes: Sequence[int], body: Callable[[Indices], None], at: Indices = ()
+) -> None:
+    """Serial loops over `sizes`, the first outermost."""
+    if len(at) == len(sizes):
+        body(at)
+    else:
+        nest.loop(sizes[len(at)], lambda i: loops(nest, sizes, body, (*at, i)), name=f"i{len(at)}")
+
+
+def _leading(sizes: Sequence[int], wanted: int, tasks: int) -> int:
+    """How many leading dimensions have iterations enough to be split evenly."""
+    total = 1
+    for count, size in enumerate(sizes, 1):
+        total *= size
+        if total >= wanted or total % tasks == 0:
+            return count
+    return len(sizes)
+
+
+def spread(nest: Nest, extent: int, tasks: int, body: Callable[[Index], None]) -> None:
+    """Loop over 0 ... extent-1, in contiguous runs on several threads."""
+    tasks = min(tasks, extent)
+
+    def task(number: Index) -> None:
+        start, length = emit.split_range(extent, tasks, number.expression())
+        nest.span(_bound(nest, start), _bound(nest, length), (0, extent - 1), body)
+
+    nest.loop(tasks, task, emit.ForKind.PARALLEL, "task")
+
+
+def _bound(nest: Nest, value: emit.Index) -> emit.Expr:
+    if isinstance(value, int):
+        return ix.number(value).expression()
+    return nest.bind(value, nest.level, "range")
+
+
+def _spread_row(
+    nest: Nest,
+    inner: int,
+    lanes: int,
+    tasks: int,
+    at: Indices,
+    element: Callable[[Indices], None],
+) -> None:
+    """One long row on several threads, whole vectors first."""
+    whole = inner // lanes
+
+    def strip(s: Index) -> None:
+        nest.lanes(lanes, lambda lane: element((*at, s * lanes + lane)))
+
+    if whole:
+        spread(nest, whole, tasks, strip)
+    nest.lanes(inner - whole * lanes, lambda lane: element((*at, lane + whole * lanes)))
+
+
+# --- which loops -----------------------------------------------------------------------------
+
+
+def loop_shape(body: Graph) -> Sizes:
+    """The shape to loop over: the one with the cheapest positions in memory, merged."""
+    outputs = tuple(dict.fromkeys(body.outputs))
+    size = int(outputs[0].type.size)
+    shape = _static(outputs[0].shape)
+    if size <= 1 or _is_flat(body, shape):
+        return (size,)
+    values = [v for n in body.nodes for v in (*n.inputs, *n.outputs)]
+    shapes = {_proper(v.shape): None for v in (*outputs, *values) if v.type.size == size}
+    if len(shapes) == 1:
+        return merged(outputs, _proper(shape))
+    choices = [merged(outputs, s) for s in shapes]
+    return min(choices, key=lambda s: (_complexity(outputs, s), -s[-1], len(s)))
+
+
+def _static(shape: Shape) -> Sizes:
+    return tuple(int(d) for d in shape)
+
+
+def _proper(shape: Shape) -> Sizes:
+    return tuple(int(d) for d in shape if d != 1) or (1,)
+
+
+def _is_flat(body: Graph, shape: Sizes) -> bool:
+    """Whether every node keeps the position of elements, or spreads a single one."""
+    return all(
+        n.op.kind in ("elementwise", "constant")
+        or n.op.name in ("reshape", "rng_bits")
+        or (all(v.type.size == 1 for v in n.inputs) and n.op.name == "broadcast")
+        for n in body.nodes
+    )
+
+
+def merged(outputs: Sequence[Value], shape: Sizes) -> Sizes:
+    """Join neighbouring dimensions where that makes no position harder to compute."""
+    best, cost = shape, _complexity(outputs, shape)
+    for place in range(len(shape) - 2, -1, -1):
+        tried = (*best[:place], best[place] * best[place + 1], *best[place + 2 :])
+        tried_cost = _complexity(outputs, tried)
+        if tried_cost <= cost:
+            best, cost = tried, tried_cost
+    return best
+
+
+def _complexity(outputs: Sequence[Value], shape: Sizes) -> tuple[int, int]:
+    """Divisions and comparisons along the last loop, and along all loops."""
+    terms = [ix.Loop(_NO_VARIABLE, 0, size - 1, 1) for size in shape]
+    at = tuple(map(ix.of, terms))
+    flat = ix.linearize(at, shape)
+    positions: set[Index] = set()
+    for value in outputs:
+        positions.update(loads((value,), ix.delinearize(flat, value.shape), frozenset()))
+    hard = [p for p in positions if not p.is_affine]
+    return sum(p.mentions(terms[-1]) for p in hard), len(hard)
+
+
+_NO_VARIABLE = emit.constant(0, "int32")
+
+
+def flat_buffer(name: str, value: Value) -> Buffer:
+    """A parameter of a kernel that loops index by position."""
+    size = max(1, int(value.type.size))
+    return emit.buffer(name, (size,), storage(value.dtype))
+
+
+def shaped_buffer(name: str, value: Value) -> Buffer:
+    """A parameter of a kernel that loops index by its own dimensions."""
+    return emit.buffer(name, _static(value.shape), storage(value.dtype))
