@@ -41,6 +41,9 @@ class Operation:
         self.name = name or auto_name(type(self).__name__)
         self.inbound_nodes: list[CallNode] = []
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define how it is called")
+
     @property
     def input(self) -> Any:
         """The symbolic input, if the operation was called on symbolic tensors exactly once."""

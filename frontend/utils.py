@@ -58,7 +58,7 @@ def normalize(x: Any, axis: int = -1, order: int = 2) -> np.ndarray:
     """An array divided by its norm along `axis`; zero rows stay zero."""
     array = np.asarray(x, dtype=np.float64 if np.asarray(x).dtype == np.float64 else np.float32)
     norms = np.atleast_1d(np.linalg.norm(array, order, axis, keepdims=True))
-    return array / np.where(norms == 0, 1, norms)
+    return np.asarray(array / np.where(norms == 0, 1, norms))
 
 
 def clear_session(free_memory: bool = True) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Builder:
         self._source: Source | None = None
         self._tokens: list[Token[Builder | None]] = []
 
-    def __enter__(self) -> Builder:
+    def __enter__(self) -> Self:
         self._tokens.append(_current.set(self))
         return self
 

@@ -203,7 +203,7 @@ class Layer(Operation):
 
     def _resolve_training(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool | None:
         """`training` as given, else that of the surrounding call, else the default of `call`."""
-        names = _call_parameters(type(self))
+        names = _call_parameters(type(self).call)
         outer = _call.get()
         inherited = outer.training if outer else None
         if "training" not in names:
@@ -233,7 +233,7 @@ class Layer(Operation):
 
     def _build_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Call `build` with the shapes of the arguments, by name if it takes several."""
-        arguments = dict(zip(_call_parameters(type(self)), args, strict=False)) | kwargs
+        arguments = dict(zip(_call_parameters(type(self).call), args, strict=False)) | kwargs
         shapes = {
             f"{name}_shape": tree.map_structure(_open_shape, value)
             for name, value in arguments.items()
@@ -523,9 +523,9 @@ def _located(builder: Builder) -> Iterator[None]:
 
 
 @functools.cache
-def _call_parameters(cls: type[Layer]) -> dict[str, inspect.Parameter]:
-    """The parameters of `call` after self."""
-    return dict(list(inspect.signature(cls.call).parameters.items())[1:])
+def _call_parameters(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a `call` method after self."""
+    return dict(list(inspect.signature(call).parameters.items())[1:])
 
 
 def _open_shape(x: Any) -> Any:
@@ -598,7 +598,7 @@ def _constructor_arguments(layer: Layer) -> dict[str, Any]:
         bound = inspect.signature(type(layer).__init__).bind(layer, *args, **kwargs)
     except TypeError:
         return {}
-    given = {}
+    given: dict[str, Any] = {}
     for name, value in list(bound.arguments.items())[1:]:
         several = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
         given.update(value if several else {name: value})

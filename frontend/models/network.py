@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ...ir import sugar
@@ -79,7 +80,8 @@ class Network:
         found_at: dict[Operation, int] = {}
         done: set[CallNode] = set()
         for output in self.outputs:
-            stack = [(output, iter(()), False)]
+            nothing: Iterator[KerasTensor] = iter(())
+            stack = [(output, nothing, False)]
             while stack:
                 t, pending, entered = stack.pop()
                 node = t.node
@@ -97,7 +99,7 @@ class Network:
                 following = next(pending, None)
                 if following is not None:
                     stack.append((t, pending, True))
-                    stack.append((following, iter(()), False))
+                    stack.append((following, nothing, False))
                     continue
                 done.add(node)
                 order.append(node)
@@ -179,22 +181,21 @@ class Network:
 
     def _fitted(self, t: KerasTensor, x: Any) -> Value:
         """The given value in the dtype and, up to an axis of size 1, the rank of the input."""
-        x = sugar.cast(tensor(x), t.type.dtype)
-        given = x
-        if x.ndim == t.ndim + 1 and x.shape[-1] == 1:
-            x = sugar.reshape(x, x.shape[:-1])
-        elif x.ndim == t.ndim - 1 and t.shape[-1] == 1:
-            x = sugar.reshape(x, (*x.shape, 1))
-        same = len(x.shape) == t.ndim and all(
+        value = given = sugar.cast(tensor(x), t.type.dtype)
+        if given.ndim == t.ndim + 1 and given.shape[-1] == 1:
+            value = sugar.reshape(given, given.shape[:-1])
+        elif given.ndim == t.ndim - 1 and t.shape[-1] == 1:
+            value = sugar.reshape(given, (*given.shape, 1))
+        same = value.ndim == t.ndim and all(
             want is None or isinstance(have, Dim) or want == have
-            for want, have in zip(t.shape, x.shape, strict=True)
+            for want, have in zip(t.shape, value.shape, strict=True)
         )
         if not same:
             raise ShapeError(
                 f"model {self.name!r}: input {_name(t)!r} must have shape {t.shape}, "
                 f"got {given.type}"
             )
-        return x
+        return value
 
 
 def _name(t: KerasTensor) -> str:

@@ -61,7 +61,7 @@ def _table(model: Any, expand_nested: bool, show_trainable: bool) -> Table:
 def _rows(model: Any, expand_nested: bool, depth: int = 0) -> Iterator[tuple[int, Any]]:
     network = getattr(model, "_network", None)
     straight = network is None or not _branches(model)
-    for operation in model.layers if straight else network.operations:
+    for operation in model.layers if straight else model.operations:
         yield depth, operation
         if expand_nested and getattr(operation, "layers", None):
             yield from _rows(operation, expand_nested, depth + 1)

@@ -336,7 +336,7 @@ class Trainer:
 
             backend, target = self._backend
             options = {} if backend is None else {"backend": backend}
-            self._compiled = session.CompiledModel(self, target=target, **options)  # type: ignore[arg-type]
+            self._compiled = session.CompiledModel(self, target=target, **options)
         return self._compiled
 
     def fit(

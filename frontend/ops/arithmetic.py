@@ -156,7 +156,7 @@ def nan_to_num(x: Any, nan: float = 0.0, posinf: Any = None, neginf: Any = None)
 
 
 def _largest(x: Value) -> float:
-    return float(ml_dtypes.finfo(x.dtype.numpy).max)
+    return float(ml_dtypes.finfo(x.dtype.numpy).max)  # type: ignore[no-untyped-call]
 
 
 @operation

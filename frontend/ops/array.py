@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ from ...ir import sugar
 from ...ir.builder import constant
 from ...ir.errors import ArgumentError, ShapeError
 from ...ir.graph import Value
-from ...ir.types import Dim, Size, as_dtype, i32
+from ...ir.op import get as primitive
+from ...ir.types import Dim, Size, as_dtype, i32, size_of
 from .. import config
 from ..operation import operation
 from .core import floating, tensor
@@ -81,7 +81,7 @@ def arange(start: Any, stop: Any = None, step: Any = None, dtype: Any = None) ->
     if isinstance(stop, Dim):
         if (start, step) != (0, 1):
             raise ShapeError(f"arange: an open size {stop} needs start 0 and step 1")
-        return sugar._op("iota")(shape=(stop,), axis=0, dtype=as_dtype(dtype))
+        return primitive("iota")(shape=(stop,), axis=0, dtype=as_dtype(dtype))
     return constant(np.arange(start, stop, step), dtype)
 
 
@@ -117,7 +117,7 @@ def identity(n: int, dtype: Any = None) -> Any:
 def _triangle(name: str, x: Value, k: int, lower: bool) -> Value:
     if x.ndim < 2:
         raise ShapeError(f"{name}: x must have rank 2 or more, got {x.type}")
-    iota = sugar._op("iota")
+    iota = primitive("iota")
     shape = x.shape[-2:]
     rows, columns = (iota(shape=shape, axis=a, dtype=i32) for a in (0, 1))
     keep = columns <= rows + k if lower else columns >= rows + k
@@ -221,7 +221,7 @@ def broadcast_to(x: Any, shape: Any) -> Any:
 def flip(x: Any, axis: Axes = None) -> Any:
     """The elements in reverse order along `axis`."""
     x = tensor(x)
-    return sugar._op("reverse")(x, axes=sugar.normalize_axes("flip", axis, x.ndim))
+    return primitive("reverse")(x, axes=sugar.normalize_axes("flip", axis, x.ndim))
 
 
 @operation
@@ -273,7 +273,7 @@ def _rolled(x: Value, shift: int, axis: int) -> Value:
         return x
     before = (slice(None),) * axis
     parts = x[(*before, slice(size - shift, size))], x[(*before, slice(0, size - shift))]
-    return sugar._op("concat")(*parts, axis=axis)
+    return primitive("concat")(*parts, axis=axis)
 
 
 # --- joining and splitting -------------------------------------------------------------------
@@ -286,7 +286,7 @@ def concatenate(xs: Any, axis: int = 0) -> Any:
         xs, axis = [sugar.reshape(tensor(x), (-1,)) for x in xs], 0
     values = sugar.common(*(tensor(x) for x in xs))
     axis = sugar.normalize_axis("concatenate", axis, values[0].ndim)
-    return values[0] if len(values) == 1 else sugar._op("concat")(*values, axis=axis)
+    return values[0] if len(values) == 1 else primitive("concat")(*values, axis=axis)
 
 
 @operation
@@ -300,7 +300,7 @@ def stack(x: Any, axis: int = 0) -> Any:
     axis = sugar.normalize_axis("stack", axis, first.ndim + 1)
     shape = (*first.shape[:axis], 1, *first.shape[axis:])
     rows = [sugar.reshape(v, shape) for v in values]
-    return rows[0] if len(rows) == 1 else sugar._op("concat")(*rows, axis=axis)
+    return rows[0] if len(rows) == 1 else primitive("concat")(*rows, axis=axis)
 
 
 @operation
@@ -348,7 +348,7 @@ def meshgrid(*x: Any, indexing: str = "xy") -> Any:
     if indexing == "xy" and len(axes) > 1:
         order[0], order[1] = 1, 0
     shape = tuple(axes[i].shape[0] for i in order)
-    expand = sugar._op("broadcast")
+    expand = primitive("broadcast")
     return [expand(a, shape=shape, axes=(order.index(i),)) for i, a in enumerate(axes)]
 
 
@@ -366,7 +366,7 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     axis = sugar.normalize_axis("take", axis, x.ndim)
     if indices.dtype.kind == "int" and isinstance(x.shape[axis], int):
         indices = sugar.select(indices < 0, indices + x.shape[axis], indices)
-    return sugar._op("gather")(x, indices, axis=axis)
+    return primitive("gather")(x, indices, axis=axis)
 
 
 @operation
@@ -378,11 +378,11 @@ def take_along_axis(x: Any, indices: Any, axis: int | None = None) -> Any:
     x, indices = tensor(x), tensor(indices)
     if axis is None:
         flat = sugar.reshape(x, (x.type.size,))
-        return sugar._op("gather")(flat, sugar.reshape(indices, (indices.type.size,)), axis=0)
+        return primitive("gather")(flat, sugar.reshape(indices, (indices.type.size,)), axis=0)
     axis = sugar.normalize_axis("take_along_axis", axis, x.ndim)
     classes = int(x.shape[axis])
     chosen = sugar.select(indices < 0, indices + classes, indices)
-    position = sugar._op("iota")(shape=(classes,), axis=0, dtype=indices.dtype)
+    position = primitive("iota")(shape=(classes,), axis=0, dtype=indices.dtype)
     hit = sugar.binary("equal", chosen[..., None], position)  # one index against all positions
     rows = sugar.transpose(x, [*(i for i in range(x.ndim) if i != axis), axis])
     rows = sugar.reshape(rows, (*rows.shape[:axis], 1, *rows.shape[axis:]))
@@ -407,13 +407,13 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: Any = N
     if mode == "constant":
         low, high = zip(*widths, strict=True) if widths else ((), ())
         value = 0.0 if constant_values is None else float(constant_values)
-        return sugar._op("pad")(x, low=low, high=high, interior=(0,) * x.ndim, value=value)
+        return primitive("pad")(x, low=low, high=high, interior=(0,) * x.ndim, value=value)
     if mode not in ("reflect", "symmetric", "edge"):
         raise ArgumentError(f"pad: mode must be constant, reflect, symmetric or edge, got {mode!r}")
-    for axis, (low, high) in enumerate(widths):
-        if low or high:
-            positions = np.pad(np.arange(int(x.shape[axis])), (low, high), mode=mode)  # type: ignore[call-overload]
-            x = sugar._op("gather")(x, constant(positions, i32), axis=axis)
+    for axis, width in enumerate(widths):
+        if any(width):
+            positions = np.pad(np.arange(int(x.shape[axis])), width, mode=mode)  # type: ignore[call-overload]
+            x = primitive("gather")(x, constant(positions, i32), axis=axis)
     return x
 
 
@@ -482,10 +482,10 @@ def _tensordot(a: Value, b: Value, left: list[int], right: list[int]) -> Value:
     right = [sugar.normalize_axis("tensordot", i, b.ndim) for i in right]
     a_free = [i for i in range(a.ndim) if i not in left]
     b_free = [i for i in range(b.ndim) if i not in right]
-    inner_size = math.prod(a.shape[i] for i in left)  # type: ignore[arg-type]
+    inner_size = size_of(a.shape[i] for i in left)
     shape = [a.shape[i] for i in a_free] + [b.shape[i] for i in b_free]
-    rows = math.prod(a.shape[i] for i in a_free)  # type: ignore[arg-type]
-    columns = math.prod(b.shape[i] for i in b_free)  # type: ignore[arg-type]
+    rows = size_of(a.shape[i] for i in a_free)
+    columns = size_of(b.shape[i] for i in b_free)
     a = sugar.reshape(sugar.transpose(a, a_free + left), (rows, inner_size))
     b = sugar.reshape(sugar.transpose(b, right + b_free), (inner_size, columns))
     return sugar.reshape(sugar.matmul(a, b), tuple(shape))
@@ -539,7 +539,7 @@ def _einsum_two(names: list[str], values: list[Value], output: str) -> Value:
     size = dict(zip(left, a.shape, strict=True)) | dict(zip(right, b.shape, strict=True))
 
     def many(letters: list[str]) -> Size:
-        return math.prod(size[c] for c in letters)  # type: ignore[arg-type, return-value]
+        return size_of(size[c] for c in letters)
 
     lead = tuple(size[c] for c in batch)
     a = sugar.transpose(a, [left.index(c) for c in batch + rows + inner_axes])

@@ -12,6 +12,7 @@ from typing import Any
 from ...ir import sugar
 from ...ir.errors import ArgumentError, ShapeError
 from ...ir.graph import Value
+from ...ir.op import get as primitive
 from ...ir.types import Size, bf16, f16, f32
 from .. import config
 from ..operation import operation
@@ -101,7 +102,7 @@ def conv(
             pads: Padding = (((window[0] - 1) * dilation[0], 0),)
         else:
             pads = _window_padding("conv", padding, x.shape[1:-1], window, strides, dilation)
-        return sugar._op("conv")(
+        return primitive("conv")(
             x, w, strides=strides, padding=pads, input_dilation=(1,) * rank,
             kernel_dilation=dilation, groups=channels // taken,
         )  # fmt: skip
@@ -143,7 +144,7 @@ def max_pool(
 
     def run(x: Value) -> Value:
         pads = _window_padding("max_pool", padding, x.shape[1:-1], window, strides, (1,) * rank)
-        return sugar._op("max_pool")(x, window=window, strides=strides, padding=pads)
+        return primitive("max_pool")(x, window=window, strides=strides, padding=pads)
 
     return _channels_last(x, data_format, run)
 
@@ -161,7 +162,7 @@ def average_pool(
 
     def run(x: Value) -> Value:
         pads = _window_padding("average_pool", padding, x.shape[1:-1], window, strides, (1,) * rank)
-        return sugar._op("avg_pool")(
+        return primitive("avg_pool")(
             x, window=window, strides=strides, padding=pads, include_padding=False
         )
 

@@ -10,6 +10,7 @@ from ...ir import sugar
 from ...ir.builder import constant
 from ...ir.errors import DTypeError, ShapeError
 from ...ir.graph import Value
+from ...ir.op import get as primitive
 from ...ir.types import Dim, as_dtype, boolean, i32, keras_name
 from .. import config
 from ..keras_tensor import KerasTensor
@@ -55,7 +56,7 @@ def _stacked(xs: list[Value]) -> Value:
     if any(x.shape != xs[0].shape for x in xs):
         raise ShapeError(f"stack: shapes must be equal, got {', '.join(str(x.type) for x in xs)}")
     rows = [sugar.reshape(x, (1, *x.shape)) for x in xs]
-    return rows[0] if len(rows) == 1 else sugar._op("concat")(*rows, axis=0)
+    return rows[0] if len(rows) == 1 else primitive("concat")(*rows, axis=0)
 
 
 def operand(x: Any) -> Any:
@@ -171,7 +172,7 @@ def get_item(x: Any, key: Any) -> Any:
     """`x[key]` with ints, slices, None and Ellipsis; an integer tensor takes along axis 0."""
     x = tensor(x)
     if isinstance(key, Value | np.ndarray | Variable | list) and not is_number(key):
-        return sugar._op("gather")(x, tensor(key), axis=0)
+        return primitive("gather")(x, tensor(key), axis=0)
     return sugar.getitem(x, key)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ...ir import sugar
 from ...ir.errors import ArgumentError, ShapeError
 from ...ir.graph import Value
+from ...ir.op import get as primitive
 from ...ir.types import Size, f32, i32
 from .. import config
 from ..operation import operation
@@ -234,7 +235,7 @@ def one_hot(
     x = x if x.dtype.is_integer else sugar.cast(x, i32)
     axis = sugar.normalize_axis("one_hot", axis, x.ndim + 1)
     shape: tuple[Size, ...] = (*x.shape[:axis], num_classes, *x.shape[axis:])
-    position = sugar._op("iota")(shape=shape, axis=axis, dtype=x.dtype)
+    position = primitive("iota")(shape=shape, axis=axis, dtype=x.dtype)
     names = sugar.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
     return sugar.cast(sugar.binary("equal", names, position), dtype or f32)
 

@@ -7,6 +7,7 @@ from typing import Any
 from ...ir import sugar
 from ...ir.errors import ArgumentError
 from ...ir.graph import Value
+from ...ir.op import get as primitive
 from ...ir.types import bf16, boolean, f16, f32, i32
 from ..operation import operation
 from .core import floating, operand, tensor
@@ -126,10 +127,10 @@ def _arg(name: str, x: Any, axis: int | None, keepdims: bool) -> Value:
     x = sugar.cast(x, i32) if x.dtype.is_bool else x
     shape = x.shape
     if axis is None:
-        found = sugar._op(name)(sugar.reshape(x, (x.type.size,)), axis=0)
+        found = primitive(name)(sugar.reshape(x, (x.type.size,)), axis=0)
         return sugar.reshape(found, (1,) * len(shape)) if keepdims else found
     axis = sugar.normalize_axis(name, axis, x.ndim)
-    found = sugar._op(name)(x, axis=axis)
+    found = primitive(name)(x, axis=axis)
     return sugar.keep_dims(found, shape, (axis,)) if keepdims else found
 
 
