@@ -13,14 +13,19 @@ import hornfels as hf
 MODELS = {"mlp": training.mlp, "cnn": partial(training.cnn, dropout=0.5), "resnet": training.resnet}
 
 
-def curves(build, digits, dtype: str) -> dict[str, np.ndarray]:
+def curves(name: str, digits, dtype: str) -> dict[str, np.ndarray]:
     """Losses by backend, all from the same weights."""
-    data = training.batches(*digits, flat=build is training.mlp, dtype=dtype)
+    build = MODELS[name]
+    data = training.batches(*digits, flat=name == "mlp", dtype=dtype)
     weights, found = None, {}
     for backend in ("eager", "tvm", "onnx"):
         hf.utils.set_random_seed(1)
         model = build(hf)
-        model.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"])
+        model.compile(
+            optimizer=training.OPTIMIZERS[name],
+            loss="categorical_crossentropy",
+            metrics=["accuracy"],
+        )
         weights = weights or model.get_weights()
         model.set_weights(weights)
         compiled = hf.compile(model, backend=backend)
@@ -30,7 +35,7 @@ def curves(build, digits, dtype: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_f32_losses_agree(name, digits):
-    found = curves(MODELS[name], digits, "float32")
+    found = curves(name, digits, "float32")
     assert found["eager"][-1] < 0.7 * found["eager"][0], "the model must learn"
     for backend in ("tvm", "onnx"):
         difference = training.relative(found[backend], found["eager"])
@@ -41,7 +46,7 @@ def test_f32_losses_agree(name, digits):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.usefixtures("float64")
 def test_f64_losses_agree(name, digits):
-    found = curves(MODELS[name], digits, "float64")
+    found = curves(name, digits, "float64")
     for backend in ("tvm", "onnx"):
         assert training.relative(found[backend], found["eager"]).max() < 1e-9, backend
 

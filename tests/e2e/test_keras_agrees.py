@@ -9,10 +9,8 @@ import training
 
 import hornfels as hf
 
-OPTIMIZERS = {"mlp": "adam", "cnn": "adam", "resnet": "sgd"}
 
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", training.OPTIMIZERS)
 def test_losses_agree_with_keras(name, digits):
     build = getattr(training, name)
     data = training.batches(*digits, flat=name == "mlp", dtype="float32")
@@ -22,7 +20,7 @@ def test_losses_agree_with_keras(name, digits):
     ours.set_weights(theirs.get_weights())
     found = {}
     for label, model in (("keras", theirs), ("tvm", ours)):
-        model.compile(optimizer=OPTIMIZERS[name], loss="categorical_crossentropy")
+        model.compile(optimizer=training.OPTIMIZERS[name], loss="categorical_crossentropy")
         found[label] = training.losses(model.train_on_batch, data)
     assert training.relative(found["tvm"], found["keras"]).max() < 2e-3
     x = data[0][0]

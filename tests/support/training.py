@@ -9,6 +9,10 @@ import numpy as np
 
 STEPS = 50
 
+OPTIMIZERS = {"mlp": "adam", "cnn": "adam", "resnet": "sgd"}
+"""Adam divides by the size of a gradient, so where that is nearly zero it multiplies rounding
+errors; behind batch normalization some are."""
+
 
 def mlp(k: Any) -> Any:
     """Two hidden layers; `k` is hornfels or keras."""
