@@ -18,7 +18,7 @@ from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
 
 Store = tuple[Buffer, Sequence[Index], Expr]
-Epilogue = Callable[[tuple[Index, ...], Expr], Sequence[Store]]
+Epilogue = Callable[[tuple[Index, ...], Expr], Sequence[Store] | Stmt]
 
 PARALLEL_WORK = 4_000_000  # operations; below, starting the threads costs more than it saves
 UNROLLED_EPILOGUE = 12  # nodes of an epilogue's expressions that may be repeated for each vector
@@ -267,8 +267,15 @@ def finish_tile(
     return emit.local("stack", (tile.rows * tile.columns,), tile.dtype, through_stack)
 
 
-def weight(stores: Sequence[Store]) -> int:
-    """Number of nodes in the values of some stores, indices of loads left out."""
+def weight(stores: Sequence[Store] | Stmt) -> int:
+    """Number of nodes in the values of some stores, indices of loads left out.
+
+    In a statement each intermediate value has a name, so its parts are counted.
+    """
+    if isinstance(stores, tirx.SeqStmt):
+        return len(stores.seq)
+    if isinstance(stores, Stmt):
+        return 1
     return sum(_nodes(value) for _, _, value in stores)
 
 

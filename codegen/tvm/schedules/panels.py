@@ -1,0 +1,379 @@
+"""Matrix products by panels of columns, and sums that are split over tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tvm import tirx
+
+from .. import emit
+from ..emit import Buffer, Expr, Index, Stmt
+from .product import Place, Product
+from .tile import (
+    Tile,
+    cast,
+    choose_vectors,
+    element_bytes,
+    finish_tile,
+    for_row_tiles,
+    max_rows,
+    row_tiles,
+    tasks_for,
+    valid_lanes,
+)
+
+_LONG_SUM = 2048  # terms from which on a sum is worth splitting over tasks
+_CONFLICT = 4096  # rows this many bytes apart fall in the same set of the first-level cache
+
+
+@dataclass(frozen=True)
+class _Stripe:
+    """A range of columns of a product, cut in panels; `direct` reads `b` where it lies."""
+
+    product: Product
+    first: int
+    columns: int
+    vectors: int
+    direct: bool
+
+    @property
+    def width(self) -> int:
+        return self.vectors * self.product.lanes
+
+    @property
+    def panels(self) -> int:
+        return -(-self.columns // self.width)
+
+    @property
+    def tallest(self) -> int:
+        return max_rows(self.product.machine, self.vectors)
+
+    @property
+    def tiles(self) -> int:
+        return row_tiles(self.product.rows, self.tallest)[0]
+
+    def column(self, panel: Index) -> Index:
+        return self.first + panel * self.width
+
+
+def panels(product: Product) -> Stmt:
+    """Emit a product panel by panel; see `matmul`."""
+    product, wrap = _without_conflicts(product)
+    if not _read_in_place(product):
+        vectors = choose_vectors(product.columns, product.machine, product.dtype)
+        return wrap(_stripe(_Stripe(product, 0, product.columns, vectors, False)))
+    whole, rest = divmod(product.columns, product.lanes)
+    done = whole * product.lanes
+    main = _Stripe(product, 0, done, _dividing_vectors(whole, product), True)
+    tail = _Stripe(product, done, rest, 1, False)
+    return wrap(emit.seq(*(_stripe(part) for part in (main, tail) if part.columns)))
+
+
+def _read_in_place(product: Product) -> bool:
+    """Whether packing `b` would cost more than it saves: few rows, or `b` fits the cache."""
+    if product.transpose_b or product.columns < product.lanes:
+        return False
+    size = product.terms * product.columns * element_bytes(product.dtypes[1])
+    return product.rows <= 4 or size <= product.machine.l2 // 16
+
+
+def _dividing_vectors(whole: int, product: Product) -> int:
+    """Vectors in a panel that divide the columns; many for few rows, to fill the pipeline."""
+    choices = (8, 4, 2, 1) if product.rows <= 2 else (4, 2, 1) if product.rows <= 4 else (2, 1)
+    return next(choice for choice in choices if whole % choice == 0)
+
+
+def _without_conflicts(product: Product) -> tuple[Product, Callable[[Stmt], Stmt]]:
+    """Copy `a` to rows of another length where its rows would evict each other from the cache."""
+    rows, length = product.rows, product.terms
+    if product.transpose_a:
+        rows, length = length, rows
+    conflict = length * element_bytes(product.dtypes[0]) % _CONFLICT == 0
+    many_panels = product.columns >= 8 * product.lanes
+    if product.batch or not conflict or not many_panels or rows <= 8 or product.rows <= 4:
+        return product, lambda body: body
+    copy = emit.buffer("rows", (rows, length + product.lanes), product.dtypes[0])
+
+    def copied(at: Place, i: Index, k: Index) -> Expr:
+        return copy[(k, i) if product.transpose_a else (i, k)]
+
+    def copy_row(i: Index) -> Stmt:
+        def element(j: Index) -> Stmt:
+            value = product.left((), j, i) if product.transpose_a else product.left((), i, j)
+            return emit.store(copy, (i, j), value)
+
+        return emit.strips(length, product.lanes, element, unroll=4)
+
+    fill = emit.parallel(rows, copy_row)
+    return replace(product, left=copied), lambda body: emit.seq(
+        tirx.AllocBuffer(copy), fill, body
+    )
+
+
+def _stripe(stripe: _Stripe) -> Stmt:
+    """All panels of a stripe, over tasks by batch, columns, rows or terms."""
+    product = stripe.product
+    work = product.work * stripe.columns // product.columns
+    tasks = tasks_for(work, product.machine)
+    batches = math.prod(product.batch)
+    choices = {"batch": batches, "columns": stripe.panels, "rows": stripe.tiles}
+    split, items = max(choices.items(), key=lambda choice: _balance(choice[1], tasks))
+    if tasks > 1 and 2 * items <= tasks and product.terms >= _LONG_SUM and batches == 1:
+        return _split_terms(stripe, tasks)
+    tasks = min(tasks, items)
+
+    def task(number: Index, packed: Buffer | None) -> Stmt:
+        def part(name: str) -> tuple[Index, Index]:
+            if name == split:
+                return emit.split_range(items, tasks, number)
+            return 0, choices[name]
+
+        first, count = part("batch")
+        panels, rows = part("columns"), part("rows")
+        every = (0, product.terms)
+
+        def one(flat: Index) -> Stmt:
+            at = emit.unflatten(flat, product.batch)
+            return _run_panels(stripe, at, panels, rows, every, number, packed)
+
+        return emit.serial(count, one, "batch", first)
+
+    return _with_packed(stripe, tasks, lambda packed: emit.parallel(
+        tasks, lambda number: task(number, packed)
+    ))
+
+
+def _balance(items: int, tasks: int) -> float:
+    """Share of the tasks' time that is used when items are dealt out, 1 if they divide."""
+    return items / (-(-items // tasks) * tasks)
+
+
+def _with_packed(
+    stripe: _Stripe, tasks: int, body: Callable[[Buffer | None], Stmt]
+) -> Stmt:
+    """Give each task room for one packed panel, unless `b` is read where it lies."""
+    if stripe.direct:
+        return body(None)
+    shape = (tasks, stripe.product.terms, stripe.width)
+    return emit.scratch("packed", shape, stripe.product.dtype, body)
+
+
+def _run_panels(
+    stripe: _Stripe,
+    at: Place,
+    panels: tuple[Index, Index],
+    rows: tuple[Index, Index],
+    terms: tuple[Index, Index],
+    task: Index,
+    packed: Buffer | None,
+) -> Stmt:
+    """Panels (start, count) times row tiles (start, count) over terms (start, length)."""
+    product = stripe.product
+
+    def panel(number: Index) -> Stmt:
+        def tile(first: Index, height: int) -> Stmt:
+            return _tile(stripe, at, number, first, height, terms, task, packed)
+
+        down = for_row_tiles(product.rows, stripe.tallest, tile, rows)
+        if packed is None:
+            return down
+        return emit.seq(_pack(stripe, at, number, terms, task, packed), down)
+
+    return emit.serial(panels[1], panel, "panel", panels[0])
+
+
+def _tile(
+    stripe: _Stripe,
+    at: Place,
+    panel: Index,
+    first: Index,
+    height: int,
+    terms: tuple[Index, Index],
+    task: Index,
+    packed: Buffer | None,
+) -> Stmt:
+    product = stripe.product
+    tile = Tile(height, stripe.vectors, product.lanes, product.dtype)
+    start, length = terms
+    column = stripe.column(panel)
+
+    def right(k: Index, vector: int) -> Expr:
+        if packed is None:
+            return product.right(at, start + k, tile.ramp(column + vector * tile.lanes))
+        return packed[task, k, tile.ramp(vector * tile.lanes)]
+
+    def loops(step: Callable[..., Stmt]) -> Stmt:
+        def term(k: Index) -> Stmt:
+            return step(
+                lambda row: product.left(at, first + row, start + k),
+                lambda vector: right(k, vector),
+            )
+
+        return emit.serial(length, term, "k")
+
+    def finish(sums: Buffer) -> Stmt:
+        def write(valid: list[int]) -> Stmt:
+            return finish_tile(
+                tile, sums, valid, lambda row, lane: (*at, first + row, column + lane),
+                product.epilogue,
+            )
+
+        full, last = valid_lanes(stripe.columns, stripe.width, tile.lanes)
+        if full == last:
+            return write(full)
+        return emit.when(emit.equal(panel, stripe.panels - 1), write(last), write(full))
+
+    return tile.reduce(loops, finish)
+
+
+def _pack(
+    stripe: _Stripe,
+    at: Place,
+    panel: Index,
+    terms: tuple[Index, Index],
+    task: Index,
+    packed: Buffer,
+) -> Stmt:
+    """Copy a panel of `b` to ``packed[task, k, lane]``; lanes past the last column become 0.
+
+    Vectors are packed one by one, so that the code for a whole one is there once.
+    """
+    product, lanes = stripe.product, stripe.product.lanes
+    pack = _pack_transposed if product.transpose_b else _pack_plain
+    whole, rest = divmod(stripe.columns, lanes)
+
+    def vector(number: Index) -> Stmt:
+        column = stripe.column(panel) + number * lanes
+
+        def columns(count: int) -> Stmt:
+            return pack(product, at, column, terms, count, (task, number * lanes), packed)
+
+        place = panel * stripe.vectors + number
+        if stripe.panels * stripe.vectors == whole:
+            return columns(lanes)
+        return emit.when(
+            emit.less(place, whole),
+            columns(lanes),
+            emit.when(emit.equal(place, whole), columns(rest), columns(0)),
+        )
+
+    return emit.serial(stripe.vectors, vector, "vector")
+
+
+def _pack_plain(
+    product: Product,
+    at: Place,
+    column: Index,
+    terms: tuple[Index, Index],
+    count: int,
+    target: tuple[Index, Index],
+    packed: Buffer,
+) -> Stmt:
+    """Pack one vector of each row of `b`, `count` of its lanes; the others become 0."""
+    (task, base), (start, length) = target, terms
+
+    def element(k: Index, lane: Index) -> Stmt:
+        value = cast(product.right(at, start + k, column + lane), product.dtype)
+        return emit.store(packed, (task, k, base + lane), value)
+
+    return emit.seq(
+        emit.serial(length, lambda k: emit.vectorized(count, lambda lane: element(k, lane)), "k"),
+        _blank(product, length, count, target, packed),
+    )
+
+
+def _pack_transposed(
+    product: Product,
+    at: Place,
+    column: Index,
+    terms: tuple[Index, Index],
+    count: int,
+    target: tuple[Index, Index],
+    packed: Buffer,
+) -> Stmt:
+    """Pack rows of `b` as columns: whole blocks by shuffles, the rest one by one."""
+    (task, base), (start, length), lanes = target, terms, product.lanes
+    by_blocks = product.dtypes[1] == product.dtype and lanes > 1 and count == lanes
+    blocks = length // lanes if by_blocks else 0
+
+    def block(number: Index) -> Stmt:
+        k = number * lanes
+        return emit.transpose_block(
+            lambda row, inner: product.right(at, start + k + inner, column + row),
+            lambda row, inner, vector: emit.store(packed, (task, k + row, base + inner), vector),
+            lanes,
+        )
+
+    def single(k: Index, lane: Index) -> Stmt:
+        value = cast(product.right(at, start + k, column + lane), product.dtype)
+        return emit.store(packed, (task, k, base + lane), value)
+
+    def rest(k: Index) -> Stmt:
+        return emit.serial(count, lambda lane: single(k, lane), "lane")
+
+    return emit.seq(
+        emit.serial(blocks, block, "block"),
+        emit.serial(length - blocks * lanes, rest, "k", blocks * lanes),
+        _blank(product, length, count, target, packed),
+    )
+
+
+def _blank(
+    product: Product, length: Index, count: int, target: tuple[Index, Index], packed: Buffer
+) -> Stmt:
+    """Set the lanes of a packed vector from `count` on to 0."""
+    (task, base), zero = target, emit.constant(0, product.dtype)
+
+    def lane(k: Index, number: Index) -> Stmt:
+        return emit.store(packed, (task, k, base + count + number), zero)
+
+    return emit.serial(
+        length, lambda k: emit.vectorized(product.lanes - count, lambda n: lane(k, n)), "k"
+    )
+
+
+# --- a long sum over tasks -------------------------------------------------------------------
+
+
+def _split_terms(stripe: _Stripe, tasks: int) -> Stmt:
+    """Each task sums a stretch of the terms; then the stretches' sums are added."""
+    product = stripe.product
+    shape = (tasks, product.rows, stripe.columns)
+
+    def body(sums: Buffer) -> Stmt:
+        def task(number: Index, packed: Buffer | None) -> Stmt:
+            def keep(indices: Place, value: Expr) -> list[tuple[Buffer, Place, Expr]]:
+                i, j = indices[-2:]
+                return [(sums, (number, i, j - stripe.first), value)]
+
+            own = replace(stripe, product=replace(product, epilogue=keep))
+            terms = emit.split_range(product.terms, tasks, number)
+            return _run_panels(
+                own, (0,) * len(product.batch), (0, stripe.panels), (0, stripe.tiles), terms,
+                number, packed,
+            )
+
+        split = _with_packed(stripe, tasks, lambda packed: emit.parallel(
+            tasks, lambda number: task(number, packed)
+        ))
+        return emit.seq(split, _add_up(stripe, sums, tasks))
+
+    return emit.scratch("stretches", shape, product.dtype, body)
+
+
+def _add_up(stripe: _Stripe, sums: Buffer, tasks: int) -> Stmt:
+    product = stripe.product
+
+    def element(i: Index, j: Index) -> Stmt:
+        total = sums[0, i, j]
+        for task in range(1, tasks):
+            total = total + sums[task, i, j]
+        indices = (*(0,) * len(product.batch), i, stripe.first + j)
+        return emit.store_all(product.epilogue(indices, total))
+
+    return emit.serial(
+        product.rows,
+        lambda i: emit.strips(stripe.columns, product.lanes, lambda j: element(i, j)),
+    )
