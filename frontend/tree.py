@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -38,3 +38,20 @@ def pack_like(structure: Any, flat: list[Any]) -> Any:
     """The same structure with its leaves replaced by those of `flat`."""
     following = iter(flat)
     return map_structure(lambda _: next(following), structure)
+
+
+def members(structure: Any, kind: type) -> list[Any]:
+    """The objects of a kind in a nest of dicts, lists, tuples and sets."""
+    if isinstance(structure, kind):
+        return [structure]
+    if isinstance(structure, dict):
+        structure = structure.values()
+    elif not isinstance(structure, list | tuple | set):
+        return []
+    return [found for item in structure for found in members(item, kind)]
+
+
+def unique(items: Iterable[Any]) -> list[Any]:
+    """The items without repetitions, by identity."""
+    seen: set[int] = set()
+    return [x for x in items if not (id(x) in seen or seen.add(id(x)))]  # type: ignore[func-returns-value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from ...ir.builder import Builder, current, suspended
-from ...ir.errors import ArgumentError, DTypeError, HornfelsError, ShapeError
+from ...ir.errors import ArgumentError, HornfelsError, ShapeError
 from ...ir.graph import Value
-from ...ir.types import Dim, as_dtype
+from ...ir.types import as_dtype
 from .. import dtype_policy, naming, tree
-from ..keras_tensor import CallNode, KerasTensor, is_symbolic
+from ..keras_tensor import CallNode, is_symbolic
 from ..operation import Operation, evaluate_eagerly, evaluate_symbolically
 from ..ops.core import tensor
 from ..variable import Variable, autocast, count_change
 from .input_spec import check_inputs
+from .shapes import declared_shape, open_shape, tensors_of
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Layer(Operation):
         self._path: str | None = None
         self._build_shapes: dict[str, Any] = {}
         self._output_shapes: Any = None
-        self._input_shape_arg = _input_shape(type(self).__name__, kwargs)
+        self._input_shape_arg = declared_shape(type(self).__name__, kwargs)
         if kwargs:
             raise ArgumentError(f"{type(self).__name__}: unknown arguments {', '.join(kwargs)}")
 
@@ -172,7 +173,7 @@ class Layer(Operation):
                 outputs = self.call(*args, **kwargs)
                 self._regularize_activity(outputs)
         self.built = self._called = True
-        self._output_shapes = tree.map_structure(_open_shape, outputs)
+        self._output_shapes = tree.map_structure(open_shape, outputs)
         return outputs
 
     def _convert_input(self, x: Any) -> Any:
@@ -235,7 +236,7 @@ class Layer(Operation):
         """Call `build` with the shapes of the arguments, by name if it takes several."""
         arguments = dict(zip(_call_parameters(type(self).call), args, strict=False)) | kwargs
         shapes = {
-            f"{name}_shape": tree.map_structure(_open_shape, value)
+            f"{name}_shape": tree.map_structure(open_shape, value)
             for name, value in arguments.items()
             if any(isinstance(leaf, Value) for leaf in tree.leaves(value))
         }
@@ -260,9 +261,9 @@ class Layer(Operation):
     def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
         """The shape of the outputs for inputs of the given shape, or nest of shapes."""
         spec = self.compute_output_spec(
-            *(_tensors_of(a, self.compute_dtype) for a in args),
+            *(tensors_of(a, self.compute_dtype) for a in args),
             **{
-                name.removesuffix("_shape"): _tensors_of(shape, self.compute_dtype)
+                name.removesuffix("_shape"): tensors_of(shape, self.compute_dtype)
                 for name, shape in kwargs.items()
             },
         )
@@ -330,34 +331,38 @@ class Layer(Operation):
 
     def _sublayers(self) -> list[Layer]:
         """The layers that are attributes, or stand in lists, tuples and dicts that are."""
-        return _unique(_members(self.__dict__, Layer))
+        return tree.unique(tree.members(self._attributes(), Layer))
+
+    def _attributes(self) -> dict[str, Any]:
+        """The attributes that may hold layers and variables: not those of this class itself."""
+        return {name: v for name, v in self.__dict__.items() if name not in INTERNAL}
 
     def _flatten_layers(self) -> Iterator[Layer]:
         """This layer and all below it, each once."""
-        yield from _unique([self, *(x for layer in self._sublayers()
+        yield from tree.unique([self, *(x for layer in self._sublayers()
                                     for x in layer._flatten_layers())])  # fmt: skip
 
     def _own_variables(self) -> list[Variable]:
         """Trainable ones first, then the others, then those in lists and dicts."""
-        listed = _members({k: v for k, v in self.__dict__.items() if k not in _TRACKING}, Variable)
-        return _unique([*self._trainable_variables, *self._non_trainable_variables, *listed])
+        listed = tree.members(self._attributes(), Variable)
+        return tree.unique([*self._trainable_variables, *self._non_trainable_variables, *listed])
 
     def _seed_states(self) -> list[Variable]:
         from ..random import SeedGenerator
 
-        return [generator.state for generator in _members(self.__dict__, SeedGenerator)]
+        return [generator.state for generator in tree.members(self._attributes(), SeedGenerator)]
 
     @property
     def weights(self) -> list[Variable]:
         """Variables of this layer and those below it, without the states of random numbers."""
         own = self._own_variables()
-        return _unique([*own, *(w for layer in self._sublayers() for w in layer.weights)])
+        return tree.unique([*own, *(w for layer in self._sublayers() for w in layer.weights)])
 
     @property
     def variables(self) -> list[Variable]:
         """All variables of this layer and those below it."""
         own = [*self._own_variables(), *self._seed_states()]
-        return _unique([*own, *(v for layer in self._sublayers() for v in layer.variables)])
+        return tree.unique([*own, *(v for layer in self._sublayers() for v in layer.variables)])
 
     @property
     def trainable_weights(self) -> list[Variable]:
@@ -485,7 +490,8 @@ class Layer(Operation):
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"
 
 
-_TRACKING = ("_trainable_variables", "_non_trainable_variables", "_losses")
+INTERNAL = {"_trainable_variables", "_non_trainable_variables", "_losses", "_init_arguments",
+            "_build_shapes", "_output_shapes", "inbound_nodes"}  # fmt: skip
 
 
 def _recorded_build(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -528,37 +534,6 @@ def _call_parameters(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return dict(list(inspect.signature(call).parameters.items())[1:])
 
 
-def _open_shape(x: Any) -> Any:
-    """A shape with None for what is open."""
-    if not hasattr(x, "shape"):
-        return None
-    return tuple(None if isinstance(d, Dim) else int(d) for d in x.shape)
-
-
-def _tensors_of(shape: Any, dtype: str) -> Any:
-    """Symbolic tensors for a shape or a nest of shapes."""
-    if isinstance(shape, dict):
-        return {k: _tensors_of(v, dtype) for k, v in shape.items()}
-    if all(d is None or isinstance(d, int | np.integer) for d in shape):
-        return KerasTensor(shape, dtype)
-    return [_tensors_of(item, dtype) for item in shape]
-
-
-def _input_shape(layer: str, kwargs: dict[str, Any]) -> tuple[int | None, ...] | None:
-    """The batch shape that `input_shape`, `input_dim` or `batch_input_shape` asks for."""
-    batch = kwargs.pop("batch_size", None)
-    whole = kwargs.pop("batch_input_shape", kwargs.pop("batch_shape", None))
-    size = kwargs.pop("input_dim", None)
-    shape = kwargs.pop("input_shape", None if size is None else (size,))
-    if whole is not None:
-        return tuple(whole)
-    if shape is None:
-        return None
-    if isinstance(shape, int):
-        raise DTypeError(f"{layer}: input_shape must be a tuple, got {shape}")
-    return (batch, *shape)
-
-
 def _regularizer(identifier: Any) -> Any:
     if identifier is None:
         return None
@@ -573,22 +548,6 @@ def _constraint(identifier: Any) -> Any:
     from .. import constraints
 
     return constraints.get(identifier)
-
-
-def _members(structure: Any, kind: type) -> list[Any]:
-    """The objects of a kind in a nest of dicts, lists, tuples and sets."""
-    if isinstance(structure, kind):
-        return [structure]
-    if isinstance(structure, dict):
-        structure = structure.values()
-    elif not isinstance(structure, list | tuple | set):
-        return []
-    return [found for item in structure for found in _members(item, kind)]
-
-
-def _unique(items: Iterable[Any]) -> list[Any]:
-    seen: set[int] = set()
-    return [x for x in items if not (id(x) in seen or seen.add(id(x)))]  # type: ignore[func-returns-value]
 
 
 def _constructor_arguments(layer: Layer) -> dict[str, Any]:

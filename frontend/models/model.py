@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...ir.errors import ArgumentError
+from .. import tree
 from ..keras_tensor import KerasTensor
-from ..layers.layer import Layer, _tensors_of, _unique
+from ..layers.layer import Layer
+from ..layers.shapes import tensors_of
 from .network import Network
 from .training import Trainer
 
@@ -53,7 +55,7 @@ class Model(Trainer, Layer):
     def build(self, input_shape: Any) -> None:
         """Make all weights by running the model on symbolic inputs of this shape."""
         if self._network is None:
-            self.compute_output_spec(_tensors_of(input_shape, self.compute_dtype))
+            self.compute_output_spec(tensors_of(input_shape, self.compute_dtype))
 
     def _build_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         own = any("build" in c.__dict__ for c in type(self).__mro__ if c not in Model.__mro__)
@@ -64,7 +66,7 @@ class Model(Trainer, Layer):
 
     def _sublayers(self) -> list[Layer]:
         network = self.__dict__.get("_network")
-        return _unique([*(network.layers if network else ()), *super()._sublayers()])
+        return tree.unique([*(network.layers if network else ()), *super()._sublayers()])
 
     @property
     def layers(self) -> list[Layer]:

@@ -18,11 +18,11 @@ import h5py
 import numpy as np
 
 from ...ir.errors import ArgumentError, CheckpointError
-from ..layers.layer import _TRACKING, Layer
+from ..layers.layer import INTERNAL, Layer
 from ..naming import to_snake_case
 from ..variable import Variable
 
-_NOT_CHILDREN = {*_TRACKING, "inbound_nodes", "_network", "_stack", "_tensors", "_init_arguments"}
+_NOT_CHILDREN = {*INTERNAL, "_network", "_stack", "_tensors"}
 
 
 def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:

@@ -111,6 +111,20 @@ def test_nested_layers_are_found_in_attributes_lists_and_dicts():
     assert not nest.rest[1]["deep"].kernel.trainable
 
 
+def test_what_a_layer_is_given_belongs_to_it_only_if_it_keeps_it():
+    class Picky(layers.Layer):
+        def __init__(self, offered):
+            super().__init__()
+            self.kept = offered[1:]
+
+        def call(self, x):
+            return self.kept[0](x)
+
+    picky = Picky([Affine(2), Affine(3)])
+    picky(np.ones((1, 4), np.float32))
+    assert [w.shape for w in picky.weights] == [(4, 3), ()]
+
+
 def test_default_names_count_up_as_in_keras():
     hornfels.utils.clear_session()
     keras.utils.clear_session()
