@@ -21,8 +21,9 @@ from .rules.algebra import ALGEBRA
 from .rules.contraction import CONTRACTION
 from .rules.reduction import REDUCTION
 from .rules.shape import SHAPE
+from .rules.sinking import SINKING
 
-RULES: tuple[Rule, ...] = (*ALGEBRA, *SHAPE, *REDUCTION, *CONTRACTION)
+RULES: tuple[Rule, ...] = (*ALGEBRA, *SHAPE, *REDUCTION, *CONTRACTION, *SINKING)
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,11 @@ def _reshape(x: Value, shape: Shape) -> Value:
     return x if x.shape == shape else get("reshape")(x, shape=shape)
 
 
-def _broadcast(x: Value, shape: Shape, axes: Ints) -> Value:
+def broadcast_of(x: Value, shape: Shape, axes: Ints) -> Value:
     return get("broadcast")(x, shape=shape, axes=axes)
 
 
-def _again(out: Value, *operands: Value) -> Value:
+def again(out: Value, *operands: Value) -> Value:
     """The op of `out` on other operands."""
     assert out.node is not None
     return get(out.node.op.name)(*operands, **out.node.attrs)
@@ -62,7 +62,7 @@ def _has_ones(x: Value) -> bool | str:
 def _drop_ones(x: Value, shape: Shape, axes: Ints) -> Value:
     kept = [i for i, d in enumerate(x.shape) if d != 1]
     squeezed = _reshape(x, tuple(x.shape[i] for i in kept))
-    return _broadcast(squeezed, shape, tuple(axes[i] for i in kept))
+    return broadcast_of(squeezed, shape, tuple(axes[i] for i in kept))
 
 
 def _broadcast_transposed(x: Value, axes: Ints, q: Ints, out: Value) -> Value:
@@ -71,7 +71,7 @@ def _broadcast_transposed(x: Value, axes: Ints, q: Ints, out: Value) -> Value:
     order = sorted(range(len(axes)), key=targets.__getitem__)
     if order != list(range(len(axes))):
         x = get("transpose")(x, permutation=tuple(order))
-    return _broadcast(x, out.shape, tuple(sorted(targets)))
+    return broadcast_of(x, out.shape, tuple(sorted(targets)))
 
 
 def _moves_only_ones(x: Value, q: Ints) -> bool | str:
@@ -111,13 +111,13 @@ def _same_shape(x: Value, y: Value) -> bool | str:
     return x.shape == y.shape or f"{x.type} and {y.type} differ in shape"
 
 
-def _not_a_number(x: Value) -> bool | str:
+def not_a_number(x: Value) -> bool | str:
     return number_of(x) is None or "the operand is a number, which is folded instead"
 
 
 def _scales(c: Value, out: Value) -> bool | str:
     """Whether it is cheaper, and exact for powers of two, to scale `c` than a product with it."""
-    return _not_a_number(c) if out.dtype.is_float else f"{out.dtype} is not floating point"
+    return not_a_number(c) if out.dtype.is_float else f"{out.dtype} is not floating point"
 
 
 def _expands(x: Value, out: Value) -> bool | str:
@@ -160,27 +160,27 @@ BROADCASTS = (
     Rule("broadcast-broadcast",
          lambda p, x, s1, a1, s2, a2: p.broadcast(p.broadcast(x, shape=s1, axes=a1),
                                                   shape=s2, axes=a2),
-         replace=lambda x, a1, s2, a2: _broadcast(x, s2, tuple(a2[i] for i in a1)),
+         replace=lambda x, a1, s2, a2: broadcast_of(x, s2, tuple(a2[i] for i in a1)),
          keeps_inner=True),
     Rule("unary-of-broadcast",
          lambda p, x, s, a: p.any(UNARY, p.broadcast(x, shape=s, axes=a)),
-         where=lambda x, out: _expands(x, out) if _not_a_number(x) is True else _not_a_number(x),
-         replace=lambda x, s, a, out: _broadcast(_again(out, x), s, a), keeps_inner=True),
+         where=lambda x, out: _expands(x, out) if not_a_number(x) is True else not_a_number(x),
+         replace=lambda x, s, a, out: broadcast_of(again(out, x), s, a), keeps_inner=True),
     Rule("binary-of-broadcasts",
          lambda p, x, y, s, a: p.any(BINARY, p.broadcast(x, shape=s, axes=a),
                                      p.broadcast(y, shape=s, axes=a)),
          where=_same_shape,
-         replace=lambda x, y, s, a, out: _broadcast(_again(out, x, y), s, a), keeps_inner=True),
+         replace=lambda x, y, s, a, out: broadcast_of(again(out, x, y), s, a), keeps_inner=True),
     Rule("broadcast-and-number",
          lambda p, x, s, a, c: p.any(BINARY, p.broadcast(x, shape=s, axes=a), p.const(c)),
-         where=_not_a_number,
-         replace=lambda x, s, a, c, out: _broadcast(
-             _again(out, x, full(x.shape, c, x.dtype)), s, a), keeps_inner=True),
+         where=not_a_number,
+         replace=lambda x, s, a, c, out: broadcast_of(
+             again(out, x, full(x.shape, c, x.dtype)), s, a), keeps_inner=True),
     Rule("number-and-broadcast",
          lambda p, x, s, a, c: p.any(BINARY, p.const(c), p.broadcast(x, shape=s, axes=a)),
-         where=_not_a_number,
-         replace=lambda x, s, a, c, out: _broadcast(
-             _again(out, full(x.shape, c, x.dtype), x), s, a), keeps_inner=True),
+         where=not_a_number,
+         replace=lambda x, s, a, c, out: broadcast_of(
+             again(out, full(x.shape, c, x.dtype), x), s, a), keeps_inner=True),
 )  # fmt: skip
 
 FACTORS = (
@@ -188,7 +188,7 @@ FACTORS = (
          lambda p, x, c, s, a, k: p.mul(p.mul(x, p.broadcast(c, shape=s, axes=a)), p.const(k)),
          where=lambda c, k, out: power_of_two(k) if _scales(c, out) is True else _scales(c, out),
          replace=lambda x, c, s, a, k: get("mul")(
-             x, _broadcast(get("mul")(c, full(c.shape, k, c.dtype)), s, a))),
+             x, broadcast_of(get("mul")(c, full(c.shape, k, c.dtype)), s, a))),
 )  # fmt: skip
 
 RESHAPES = (

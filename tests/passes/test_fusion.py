@@ -6,7 +6,7 @@ import pytest
 import training_graphs
 from random_graphs import assert_same, random_arrays, random_graph
 
-from hornfels.ir import evaluate, parse
+from hornfels.ir import Builder, evaluate, parse
 from hornfels.ir.types import f32
 from hornfels.passes import fusion
 from hornfels.passes.fusion import choose_stored, fuse
@@ -279,3 +279,14 @@ def test_random_graphs_keep_their_numbers(seed):
     graph = random_graph(seed, nodes=40)
     arrays = random_arrays(graph, seed)
     assert_same(run_plan(plan(graph, fuse(graph)), arrays), evaluate(graph, arrays))
+
+
+def test_a_dense_layer_over_a_sequence_is_one_kernel_forward():
+    with Builder("sequence") as builder:
+        net = training_graphs.Network(builder, f32)
+        x = builder.input("x", f32(8, 5, 6))
+        h = net.dense(x, 7, "dense", "tanh") * 2.0
+        graph = optimize(builder.finish({"y": h}))
+    (call,) = fuse(graph)
+    assert call.kernel.root == "matmul"
+    assert inside(call)[-1] == "mul"
