@@ -16,6 +16,7 @@ dimension for the tasks.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 
 import tvm
@@ -187,8 +188,47 @@ def unrolled(extent: int, body: Body) -> Stmt:
 
 
 def vectorized(extent: int, body: Body, name: str = "lane") -> Stmt:
-    """Run `body` for all lanes at once; `extent` is the number of lanes, any positive number."""
-    return _loop(ForKind.VECTORIZED, extent, body, name)
+    """Run `body` for all lanes at once; `extent` is the number of lanes, any positive number.
+
+    Arrays that the body declares are declared before the loop; see `lane`.
+    """
+    if extent <= 1:
+        return _loop(ForKind.VECTORIZED, extent, body, name)
+    variable = tirx.Var(name, "int32")
+    _LANES.append((variable, extent))
+    inner = seq(body(variable))
+    _LANES.pop()
+    statements = list(inner.seq) if isinstance(inner, tirx.SeqStmt) else [inner]
+    arrays = [s for s in statements if isinstance(s, tirx.AllocBuffer)]
+    work = seq(*(s for s in statements if not isinstance(s, tirx.AllocBuffer)))
+    if is_nothing(work):
+        return NOTHING
+    loop = tirx.For(variable, _index(0), _index(extent), ForKind.VECTORIZED, work)
+    return seq(*arrays, loop)
+
+
+class _Lanes(threading.local):
+    """The vectorized loops that are being made in this thread."""
+
+    def __init__(self) -> None:
+        self.open: list[tuple[Expr, int]] = []
+
+    def append(self, lane: tuple[Expr, int]) -> None:
+        self.open.append(lane)
+
+    def pop(self) -> None:
+        self.open.pop()
+
+
+_LANES = _Lanes()
+
+
+def lane() -> tuple[Index, int]:
+    """Return variable and extent of the vectorized loop whose body is being made; (0, 1) outside.
+
+    A body that needs an array for intermediate values gives it one element for each lane.
+    """
+    return _LANES.open[-1] if _LANES.open else (0, 1)
 
 
 def parallel(extent: int, body: Body, name: str = "task") -> Stmt:

@@ -15,9 +15,9 @@ from typing import Any
 from ...ir.errors import LoweringError
 from ...ir.graph import Node, Value
 from ...ir.scalar import threefry2x32
-from ...ir.types import bf16, boolean, f16, f32, i64, u32
+from ...ir.types import bf16, boolean, f16, f32, f64, i64, u32
 from . import index as ix
-from .emit import Buffer, Expr
+from .emit import Buffer, shape_of
 from .index import Index, Indices
 from .math import (
     Element,
@@ -177,8 +177,16 @@ class Evaluator:
         if value not in self.buffers:
             raise LoweringError(f"kernel: no buffer holds {value!r}")
         flat, buffer = ix.linearize(at, value.shape), self.buffers[value]
+        whole = value.ndim > 1 and len(shape_of(buffer)) == value.ndim
+        place = [i.expression() for i in (at if whole else (flat,))]
         return element(self.nest, ("load", value, flat), value.dtype, flat.level,
-                       lambda: load(buffer, flat.expression(), value.dtype))  # fmt: skip
+                       lambda: load(buffer, place, value.dtype))  # fmt: skip
+
+    def flat_element(self, value: Value, flat: Index) -> Element:
+        """The element of an input at a row-major position."""
+        buffer = self.buffers[value]
+        return element(self.nest, ("load", value, flat), value.dtype, flat.level,
+                       lambda: load(buffer, [flat.expression()], value.dtype))  # fmt: skip
 
     def _elementwise(self, node: Node, at: Indices) -> Element:
         assert node.op.scalar is not None, node.op.name
@@ -237,11 +245,11 @@ class Evaluator:
         axis = node.attrs["axis"]
         inner = self.element(indices, at[axis : axis + indices.ndim])
         last = x.shape[axis] - 1
-        found = self._clamped(inner, last)
+        found = self.clamped(inner, last)
         rest = at[axis + indices.ndim :]
         return self.element(x, (*at[:axis], found, *rest))
 
-    def _clamped(self, picked: Element, last: int) -> Index:
+    def clamped(self, picked: Element, last: int) -> Index:
         """A loaded index as an index in 0 ... last."""
         if picked.number is not None:
             return ix.number(min(max(int(picked.number), 0), last))
@@ -354,15 +362,13 @@ def _operands(node: Node, here: Indices, found: list[Index]) -> list[tuple[Value
 def vectorizable(nodes: tuple[Node, ...]) -> bool:
     """Whether no op needs the C library, whose functions take one element at a time."""
     return not any(
-        n.op.name in _LIBRARY and (n.output.dtype.name == "f64" or n.op.name in _ALWAYS_LIBRARY)
+        n.output.type.size != 1
+        and n.output.dtype.is_float
+        and (n.op.name in _LIBRARY or (n.op.name in _POLYNOMIAL and n.output.dtype == f64))
         for n in nodes
+        if len(n.outputs) == 1
     )
 
 
-_ALWAYS_LIBRARY = {"sin", "cos", "pow"}
-_LIBRARY = _ALWAYS_LIBRARY | {"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"}
-
-
-def as_expression(index: Index) -> Expr:
-    """The index as TIR."""
-    return index.expression()
+_LIBRARY = {"sin", "cos", "pow", "remainder"}
+_POLYNOMIAL = {"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"}

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...ir.errors import LoweringError
-from ...ir.graph import Node
-from ...ir.op import get
+from ...ir.graph import Value
 from ...passes import plan as planning
 from ...passes.plan import Kernel, Plan, Slot
 from . import build, emit
-from .emit import PrimFunc
-from .pointwise import flat_buffer, pointwise, shaped_buffer
+from .emit import Buffer, PrimFunc, Stmt
+from .opaque import opaque
+from .pointwise import flat_buffer, pointwise
 from .reduction import reduction
-from .rooted import rooted
+from .rooted import rooted, shaped_buffer
 from .target import Machine, Target
 
 
@@ -118,28 +118,28 @@ def lower_kernel(kernel: Kernel, machine: Machine, *, aliased: bool = False) -> 
     aliased : bool
         Whether an output may lie in the memory of an input.
     """
-    body, root = kernel.body, _template_root(kernel)
-    shaped = root.inputs if root else ()
+    body, root = kernel.body, kernel.root_node
+    is_template = root is not None and root.op.kind in ("contraction", "window")
+    shaped = root.inputs if is_template else ()
     inputs = [
         shaped_buffer(f"in{i}", v) if v in shaped else flat_buffer(f"in{i}", v)
         for i, v in enumerate(body.inputs)
     ]
     outputs = [flat_buffer(f"out{i}", v) for i, v in enumerate(body.outputs)]
     buffers = dict(zip((*body.inputs, *body.outputs), (*inputs, *outputs), strict=True))
-    if root is not None:
-        statement = rooted(body, root, buffers, machine)
-    elif kernel.root == "pointwise":
-        statement = pointwise(body, buffers, machine)
-    elif get(kernel.root).kind == "reduce":
-        statement = reduction(body, buffers, machine)
-    else:
-        raise LoweringError(f"kernel {kernel.name}: no lowering for root {kernel.root!r}")
+    statement = _body(kernel, buffers, machine)
     parameters = (*inputs, *outputs)
-    return emit.kernel(kernel.name, parameters, statement, aliased=aliased, plain=root is None)
+    return emit.kernel(kernel.name, parameters, statement, aliased=aliased, plain=not is_template)
 
 
-def _template_root(kernel: Kernel) -> Node | None:
-    """The node whose loops a template gives; None where the loops are made for the body."""
-    if kernel.root == "pointwise" or get(kernel.root).kind not in ("contraction", "window"):
-        return None
-    return kernel.root_node
+def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> Stmt:
+    root = kernel.root_node
+    if root is None:
+        return pointwise(kernel.body, buffers, machine)
+    if root.op.kind == "reduce":
+        return reduction(kernel.body, buffers, machine)
+    if root.op.kind == "opaque":
+        return opaque(root, buffers, machine)
+    if root.op.kind in ("contraction", "window"):
+        return rooted(kernel.body, root, buffers, machine)
+    raise LoweringError(f"kernel {kernel.name}: no loops for a root of kind {root.op.kind!r}")

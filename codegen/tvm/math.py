@@ -8,7 +8,7 @@ bool; `load` and `store` translate between that and what lies in memory.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -310,15 +310,15 @@ def _bf16_bits(x: Expr) -> Expr:
     return tirx.Select(tirx.NE(x, x), quiet, nearest)
 
 
-def load(buffer: Buffer, flat: Expr, dtype: DType) -> Expr:
+def load(buffer: Buffer, at: Sequence[Expr], dtype: DType) -> Expr:
     """Read an element as its carrier."""
-    value = tirx.BufferLoad(buffer, [flat])
+    value = tirx.BufferLoad(buffer, list(at))
     if dtype.is_bool:
         return tirx.NE(value, tirx.const(0, "uint8"))
-    if dtype == bf16:
+    if str(value.ty) == "uint16":  # bf16
         bits = top.shift_left(tirx.Cast("uint32", value), tirx.const(16, "uint32"))
         return tirx.reinterpret("float32", bits)
-    return value if carrier(dtype) == storage(dtype) else tirx.Cast(carrier(dtype), value)
+    return value if carrier(dtype) == str(value.ty) else tirx.Cast(carrier(dtype), value)
 
 
 def store(buffer: Buffer, flat: Expr, value: Expr, dtype: DType) -> tirx.Stmt:
@@ -444,5 +444,23 @@ def element(nest: Nest, key: Any, dtype: DType, level: int, make: Callable[[], E
 
 def read(nest: Nest, buffer: Buffer, at: Index, dtype: DType) -> Element:
     """What lies in memory now, at this point of the innermost scope."""
-    expr = _kept(nest, load(buffer, at.expression(), dtype), nest.level)
+    expr = _kept(nest, load(buffer, [at.expression()], dtype), nest.level)
+    return Element(nest, dtype, expr, nest.level)
+
+
+def given(nest: Nest, value: Expr, dtype: DType) -> Element:
+    """An expression of a template, in the dtype of its sums, as an element of `dtype`."""
+    target = carrier(dtype)
+    expr = value if str(value.ty) == target else _cast(target, value)
+    return rounded(Element(nest, dtype, _kept(nest, expr, 0), 0))
+
+
+def keep(buffer: Buffer, at: Index, value: Element) -> tirx.Stmt:
+    """Write a carrier as it is, to a buffer of carriers."""
+    return tirx.BufferStore(buffer, value.expr, [at.expression()])
+
+
+def held(nest: Nest, buffer: Buffer, at: Index, dtype: DType) -> Element:
+    """What `keep` wrote, read now."""
+    expr = nest.bind(tirx.BufferLoad(buffer, [at.expression()]), nest.level)
     return Element(nest, dtype, expr, nest.level)

@@ -18,6 +18,7 @@ from tvm.tirx import ForKind
 
 from . import index as ix
 from .emit import ALIGNMENT, Buffer, Expr, Stmt, buffer, is_nothing, seq
+from .emit import lane as emit_lane
 from .index import Index
 
 
@@ -32,8 +33,21 @@ class _Scope:
 class Nest:
     """The statements of a kernel, from outside in."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, inline: bool = False) -> None:
         self._scopes = [_Scope()]
+        self._inline = inline
+
+    @staticmethod
+    def inside_lanes(*, inline: bool) -> Nest:
+        """A nest for the body of the innermost loop that `emit` is making.
+
+        `inline` writes expressions out where they are used, for bodies of a few operations.
+        """
+        nest = Nest(inline=inline)
+        lane, lanes = emit_lane()
+        if lanes > 1:
+            nest._scopes[0] = _Scope(lane, lanes)
+        return nest
 
     @property
     def level(self) -> int:
@@ -51,6 +65,8 @@ class Nest:
         variable by what it is bound to, which takes exponential time in a chain of variables
         that are used twice, but does not look into memory. LLVM takes the arrays away.
         """
+        if self._inline:
+            return value
         if not isinstance(value, TensorLoad):
             value = self._through_stack(value, level)
         variable = tirx.Var(name, value.ty)
@@ -62,7 +78,7 @@ class Nest:
         array = tirx.decl_buffer(
             (scope.lanes,), str(value.ty), "t", scope="local", data_alignment=ALIGNMENT
         )
-        holder = scope if scope.lane is None else self._scopes[level - 1]
+        holder = scope if scope.lane is None or level == 0 else self._scopes[level - 1]
         holder.statements.append(tirx.AllocBuffer(array))
         place = [_int(0) if scope.lane is None else scope.lane]
         scope.statements.append(tirx.BufferStore(array, value, place))

@@ -221,8 +221,3 @@ def flat_buffer(name: str, value: Value) -> Buffer:
     """A parameter of a kernel that loops index by position."""
     size = max(1, int(value.type.size))
     return emit.buffer(name, (size,), storage(value.dtype))
-
-
-def shaped_buffer(name: str, value: Value) -> Buffer:
-    """A parameter of a kernel that loops index by its own dimensions."""
-    return emit.buffer(name, _static(value.shape), storage(value.dtype))

@@ -326,9 +326,12 @@ class _Columns:
         combine_partials(self.reducer, partials, tasks, [*self.outer, self.last])
 
     def _row(self, at: dict[_Loop, Index], finish=None, outermost=None) -> None:
-        whole = self.last.extent // self.tile
-        self.nest.loop(whole, lambda t: self._tile(
-            at, t * self.tile, self._widths(self.tile), finish, outermost), name="tile")  # fmt: skip
+        widths = self._widths(self.tile)
+
+        def tile(t: Index) -> None:
+            self._tile(at, t * self.tile, widths, finish, outermost)
+
+        self.nest.loop(self.last.extent // self.tile, tile, name="tile")
         self._rest(at, finish, outermost)
 
     def _rest(self, at: dict[_Loop, Index], finish=None, outermost=None) -> None:

@@ -1,0 +1,150 @@
+"""Kernels with a root: a template of `schedules/`, and the rest of the body as its epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...ir.errors import LoweringError
+from ...ir.graph import Graph, Node, Value
+from ...passes.fusion import cost
+from . import emit
+from . import index as ix
+from .emit import Buffer, Expr, Index, Stmt
+from .evaluator import Evaluator
+from .math import given, store
+from .nest import Nest
+from .schedules import conv, conv_kernel_grad, matmul, window
+from .schedules.conv import Geometry
+from .schedules.tile import Store
+from .schedules.window import Windows
+from .target import Machine
+
+_INLINE_COST = 8  # operations of an epilogue that are written out where they are used
+_NATIVE = {
+    "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16",
+    "i64": "int64", "i32": "int32", "i16": "int16", "i8": "int8",
+    "u32": "uint32", "u8": "uint8", "bool": "uint8",
+}  # fmt: skip
+
+
+def shaped_buffer(name: str, value: Value) -> Buffer:
+    """A parameter that a template reads: with all its dimensions, in TVM's own dtype."""
+    return emit.buffer(name, [int(d) for d in value.shape], _NATIVE[value.dtype.name])
+
+
+def rooted(
+    body: Graph, root: Node, buffers: Mapping[Value, Buffer], machine: Machine
+) -> Stmt:
+    """The loops of a kernel whose root is a contraction or a window op.
+
+    Parameters
+    ----------
+    body : Graph
+        The root, and pointwise ops over its output's shape.
+    root : Node
+    buffers : mapping of Value to Buffer
+        Shaped buffers of the root's operands, flat ones of everything else.
+    machine : Machine
+        What to choose tiles and threads for.
+    """
+    template = _TEMPLATES.get(root.op.name)
+    if template is None:
+        raise LoweringError(f"{root.op.name}: has no template", where=root.source.where)
+    operands = [buffers[v] for v in root.inputs]
+    epilogue = _Epilogue(body, root, buffers)
+    return template(root, operands, {"machine": machine, "epilogue": epilogue})
+
+
+class _Epilogue:
+    """What is stored of each element of the root's output."""
+
+    def __init__(self, body: Graph, root: Node, buffers: Mapping[Value, Buffer]) -> None:
+        self.body, self.root, self.buffers = body, root, buffers
+        rest = [n for n in body.nodes if n is not root]
+        self.inline = sum(map(cost, rest)) <= _INLINE_COST
+
+    def __call__(self, indices: tuple[Index, ...], value: Expr) -> list[Store] | Stmt:
+        nest = Nest.inside_lanes(inline=self.inline)
+        output = self.root.output
+        at = tuple(
+            ix.number(i) if isinstance(i, int) else nest.variable(i, 0, int(size) - 1)
+            for i, size in zip(indices, output.shape, strict=True)
+        )
+        element = given(nest, value, output.dtype)
+        evaluator = Evaluator(nest, self.buffers, {output: lambda _: element})
+        flat = ix.linearize(at, output.shape)
+        outputs = tuple(dict.fromkeys(self.body.outputs))
+        results = [evaluator.element(v, ix.delinearize(flat, v.shape)) for v in outputs]
+        stores = [
+            store(self.buffers[v], flat.expression(), result.expr, v.dtype)
+            for v, result in zip(outputs, results, strict=True)
+        ]
+        if self.inline:
+            return [(s.buffer, list(s.indices), s.value) for s in stores]
+        nest.emit(*stores)
+        return nest.finish()
+
+
+# --- templates -------------------------------------------------------------------------------
+
+Options = dict[str, Any]
+
+
+def _matmul(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    flags = {name: bool(root.attrs.get(name, False)) for name in ("transpose_a", "transpose_b")}
+    return matmul.matmul(*operands, **flags, **options)
+
+
+def _geometry(root: Node) -> Geometry:
+    names = ("strides", "padding", "input_dilation", "kernel_dilation", "groups")
+    return Geometry(*(root.attrs[name] for name in names))
+
+
+def _conv(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    return conv.conv(*operands, geometry=_geometry(root), **options)
+
+
+def _conv_input_grad(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    shape = root.output.shape
+    return conv.conv_input_grad(*operands, input_shape=shape, geometry=_geometry(root), **options)
+
+
+def _conv_kernel_grad(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    return conv_kernel_grad.conv_kernel_grad(
+        *operands, kernel_shape=root.output.shape, geometry=_geometry(root), **options
+    )
+
+
+def _windows(root: Node) -> Windows:
+    return Windows(*(root.attrs[name] for name in ("window", "strides", "padding")))
+
+
+def _max_pool(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    return window.max_pool(*operands, windows=_windows(root), **options)
+
+
+def _max_pool_grad(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    return window.max_pool_grad(*operands, windows=_windows(root), **options)
+
+
+def _avg_pool(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    include = root.attrs["include_padding"]
+    return window.avg_pool(*operands, windows=_windows(root), include_padding=include, **options)
+
+
+def _avg_pool_grad(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    return window.avg_pool_grad(
+        *operands,
+        input_shape=root.output.shape,
+        windows=_windows(root),
+        include_padding=root.attrs["include_padding"],
+        **options,
+    )
+
+
+_TEMPLATES: dict[str, Callable[[Node, list[Buffer], Options], Stmt]] = {
+    "matmul": _matmul, "conv": _conv, "conv_input_grad": _conv_input_grad,
+    "conv_kernel_grad": _conv_kernel_grad, "max_pool": _max_pool, "avg_pool": _avg_pool,
+    "max_pool_grad": _max_pool_grad, "avg_pool_grad": _avg_pool_grad,
+}  # fmt: skip
