@@ -46,6 +46,7 @@ _COSTS = {
     "log1p": 14, "sin": 12, "cos": 12, "tanh": 14, "sigmoid": 12, "erf": 14, "pow": 24,
     "gather": 2, "rng_bits": 80,
 }  # fmt: skip
+_VIEWS = frozenset({"reshape", "stop_gradient"})  # of a stored value they need no computation
 _EPILOGUE_OPS = frozenset({"broadcast", "constant", "stop_gradient"})
 
 
@@ -86,7 +87,7 @@ def choose_stored(graph: Graph) -> dict[Value, None]:
                 stored[value] = None
             elif is_view(value, stored) or value.is_constant:
                 continue  # lies where its source lies
-            elif _store(graph, value, whole, needed):
+            elif node.op.name not in _VIEWS and _store(graph, value, whole, needed):
                 stored[value] = None
             else:
                 inlined[value] = whole
@@ -96,8 +97,15 @@ def choose_stored(graph: Graph) -> dict[Value, None]:
 def _store(graph: Graph, value: Value, whole: _Inlined, needed: Mapping[Value, bool]) -> bool:
     if value in needed and (needed[value] or whole.cost):
         return True
-    several = len(set(graph.users.get(value, ()))) > 1
-    return several and not _cheap(value, whole)
+    return len(_users(graph, value)) > 1 and not _cheap(value, whole)
+
+
+def _users(graph: Graph, value: Value) -> set[Node]:
+    """The nodes that use a value or a reshape of it."""
+    found = set()
+    for user in graph.users.get(value, ()):
+        found |= _users(graph, user.output) if user.op.name in _VIEWS else {user}
+    return found
 
 
 def _leaf(value: Value) -> frozenset[Value]:
@@ -114,6 +122,10 @@ def _needed_in_memory(graph: Graph) -> dict[Value, bool]:
             elif node.op.name == "rng_bits" or _expands(node):
                 needed.setdefault(value, False)
     needed.update(dict.fromkeys(graph.results, True))
+    for node in reversed(graph.nodes):  # then a reshape of a computed value is a view
+        if node.op.name in _VIEWS and node.output in needed:
+            source = node.inputs[0]
+            needed[source] = needed.get(source, False) or needed[node.output]
     return needed
 
 
@@ -124,7 +136,7 @@ def _expands(node: Node) -> bool:
 def is_view(value: Value, stored: Iterable[Value]) -> bool:
     """Whether the value is a reshape of a stored value, parameter or large constant."""
     node = value.node
-    if node is None or node.op.name not in ("reshape", "stop_gradient"):
+    if node is None or node.op.name not in _VIEWS:
         return False
     source = node.inputs[0]
     return (
@@ -179,11 +191,7 @@ class Groups:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.stored = choose_stored(graph)
-        self.borders = set(self.stored) | set(_views(graph, self.stored))
-        self.borders |= {
-            n.output for n in graph.nodes if n.op.kind == "constant"
-            and not is_scalar_constant(n.output)
-        }  # fmt: skip
+        self.borders = {*self.stored, *_views(graph, self.stored), *_constants(graph)}
         self.groups: list[Group] = []
         self.of: dict[Value, Group] = {}
         for node in dict.fromkeys(v.node for v in self.stored if v.node):
@@ -271,6 +279,19 @@ def _views(graph: Graph, stored: Iterable[Value]) -> Iterator[Value]:
     stored = set(stored)
     return (n.output for n in graph.nodes if n.op.kind in POINTWISE and len(n.outputs) == 1
             and is_view(n.output, stored))  # fmt: skip
+
+
+def _constants(graph: Graph) -> Iterator[Value]:
+    """Constants that kernels read from memory: large ones, and what roots take as operands."""
+    for node in graph.nodes:
+        if node.op.kind == "constant" and not is_scalar_constant(node.output):
+            yield node.output
+        for value in node.inputs if node.op.kind in ROOTED else ():
+            chain = [value]
+            while chain[-1].node is not None and chain[-1].node.op.name in _VIEWS:
+                chain.append(chain[-1].node.inputs[0])
+            if is_scalar_constant(chain[-1]):
+                yield from chain
 
 
 # --- merging ---------------------------------------------------------------------------------

@@ -188,6 +188,18 @@ def test_large_constants_are_operands_and_numbers_are_not():
     assert [v.type for v in call.kernel.body.inputs] == [f32(3), f32(3)]
 
 
+@pytest.mark.parametrize("operand", ["%0", "%1"])
+def test_a_root_reads_even_a_number_from_memory(operand):
+    (call,) = calls_of(f"""graph g(%x: f32[3,1]) {{
+      %0: f32[1,1] = constant[value=dense<f32[1,1]: 2.0>]()
+      %1: f32[1,1] = reshape[shape=(1, 1)](%0)
+      %2: f32[3,1] = matmul[transpose_a=False, transpose_b=False](%x, {operand})
+      return y=%2
+    }}""")
+    assert inside(call) == ["matmul"]
+    assert len(call.inputs) == 2
+
+
 CHEAP = """graph g(%x: f32[64,64], %w: f32[64,64]) {
   %0: f32[64,64] = OP(%x)
   %1: f32[64,64] = transpose[permutation=(1, 0)](%0)
