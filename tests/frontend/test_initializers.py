@@ -12,7 +12,7 @@ from hornfels.ir.errors import ArgumentError, ShapeError
 
 SCALED = ["glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
           "lecun_normal"]  # fmt: skip
-SHAPES = [(300, 200), (3, 3, 40, 60), (5000,), (3, 20, 400)]
+SHAPES = [(300, 200), (3, 3, 40, 60)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
