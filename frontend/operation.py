@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..ir.builder import EagerBuilder, current
-from ..ir.errors import HornfelsError
+from ..ir.errors import HornfelsError, ShapeError
 from ..ir.graph import Value
+from ..ir.types import Dim, symbol
 from . import tree
 from .keras_tensor import CallNode, KerasTensor, is_symbolic
 from .naming import auto_name
@@ -112,20 +113,48 @@ def evaluate_symbolically(
 ) -> Any:
     """Run a body for its shapes and dtypes only; the Values that it returns become KerasTensors.
 
-    What it assigns to variables is forgotten.
+    What it assigns to variables is forgotten. Open sizes of different inputs are different
+    symbols; where the body cannot do with that, those of one axis are taken to be equal.
     """
+    try:
+        return _evaluate_types(body, args, kwargs, {})
+    except ShapeError as error:
+        equal = _equal_by_axis([*tree.leaves((args, kwargs))])
+        if not equal:
+            raise
+        try:
+            return _evaluate_types(body, args, kwargs, equal)
+        except ShapeError:
+            raise error from None
+
+
+def _evaluate_types(
+    body: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], equal: dict[str, Dim]
+) -> Any:
     values: dict[KerasTensor, Value] = {}
 
     def to_value(x: Any) -> Any:
         if not isinstance(x, KerasTensor):
             return x
         if x not in values:
-            values[x] = trace.input(x.name, x.type)
+            values[x] = trace.input(x.name, x.type.substitute(equal))
         return values[x]
 
     with Trace("shapes") as trace:
         outputs = body(*tree.map_structure(to_value, args), **tree.map_structure(to_value, kwargs))
     return tree.map_structure(_to_symbolic, outputs)
+
+
+def _equal_by_axis(arguments: list[Any]) -> dict[str, Dim]:
+    """For each symbol the one that another tensor has at the same axis."""
+    first: dict[int, Dim] = {}
+    equal: dict[str, Dim] = {}
+    for x in arguments:
+        if isinstance(x, KerasTensor):
+            for axis, size in enumerate(x.type.shape):
+                if isinstance(size, Dim) and size != first.setdefault(axis, size):
+                    equal |= {name: first[axis] for name in size.symbols if size == symbol(name)}
+    return equal
 
 
 def _to_symbolic(x: Any) -> Any:

@@ -79,6 +79,15 @@ def test_shapes_of_open_sizes():
     assert ops.argmax(x, axis=-1).dtype == "int32"
 
 
+def test_open_sizes_of_two_inputs_differ_unless_they_must_be_equal():
+    a, b = Input((None, 4), name="a"), Input((None, 4), name="b")
+    assert ops.matmul(a, ops.transpose(b, (0, 2, 1))).shape == (None, None, None)
+    assert ops.add(a, b).shape == (None, None, 4)
+    assert ops.concatenate([a, b], axis=-1).shape == (None, None, 8)
+    with pytest.raises(ShapeError, match=r"\[N, a_1, 4\] and \[N, c_1, 5\]"):
+        ops.add(a, Input((None, 5), name="c"))
+
+
 def test_operators_of_symbolic_tensors():
     x = Input((4,), name="x")
     y = (1.0 - x) * 2 / (abs(x) + 1) ** 2 @ np.ones((4, 2), np.float32)
