@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Value
-from ...passes import plan as planning
-from ...passes.plan import Kernel, Plan, Slot
+from ...passes.plan import Kernel, Plan, Slot, align
 from . import build, emit
 from .emit import Buffer, PrimFunc, Stmt
 from .opaque import opaque
@@ -87,7 +86,7 @@ def compile_plan(plan: Plan, target: Target) -> Compiled:
         functions.setdefault(name, _copy_kernel(name, copy.source.nbytes))
         places = (_argument(layout, copy.source), _argument(layout, copy.target))
         calls.append(build.Call(name, places))
-    return Compiled(plan, build.build(functions, calls, target), planning.align(workspace))
+    return Compiled(plan, build.build(functions, calls, target), align(workspace))
 
 
 def _argument(layout: Mapping[str, range], slot: Slot) -> tuple[int, int]:
