@@ -62,8 +62,16 @@ class _MaxPooling(BasePooling):
 
 
 class _AveragePooling(BasePooling):
-    def __init__(self, pool_size: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(pool_size, *args, **kwargs)
+    def __init__(
+        self,
+        pool_size: Any,
+        strides: Any = None,
+        padding: str = "valid",
+        data_format: str | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(pool_size, strides, padding, data_format, name, **kwargs)
 
     def call(self, inputs: Any) -> Any:
         return ops.average_pool(

@@ -67,14 +67,14 @@ class _Decay(_Schedule):
         initial_learning_rate: float,
         decay_steps: int,
         decay_rate: float,
-        staircase: bool = False,
-        name: str | None = None,
+        staircase: bool,
+        name: str,
     ) -> None:
         self.initial_learning_rate = initial_learning_rate
         self.decay_steps = _positive(type(self).__name__, "decay_steps", decay_steps)
         self.decay_rate = decay_rate
         self.staircase = staircase
-        self.name = name or type(self).__name__
+        self.name = name
 
     def periods(self, step: Any) -> Any:
         passed = _number(step) / self.decay_steps
@@ -85,6 +85,16 @@ class _Decay(_Schedule):
 class ExponentialDecay(_Decay):
     """`initial_learning_rate * decay_rate ** (step / decay_steps)`."""
 
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str = "ExponentialDecay",
+    ) -> None:
+        super().__init__(initial_learning_rate, decay_steps, decay_rate, staircase, name)
+
     @operation
     def __call__(self, step: Any) -> Any:
         rate = sugar.value(self.decay_rate, as_dtype(floatx()))
@@ -94,6 +104,16 @@ class ExponentialDecay(_Decay):
 @CATALOGUE.add()
 class InverseTimeDecay(_Decay):
     """`initial_learning_rate / (1 + decay_rate * step / decay_steps)`."""
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: int,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str = "InverseTimeDecay",
+    ) -> None:
+        super().__init__(initial_learning_rate, decay_steps, decay_rate, staircase, name)
 
     @operation
     def __call__(self, step: Any) -> Any:
