@@ -31,7 +31,8 @@ MODULES = {
     "activations": (activations, keras.activations), "random": (random, keras.random),
 }  # fmt: skip
 DIFFERENT = {
-    "layers.Layer", "layers.InputLayer", "layers.Lambda", "initializers.Initializer", "regularizers.Regularizer",
+    "layers.Layer", "layers.InputLayer", "layers.Lambda", "initializers.Initializer",
+    "regularizers.Regularizer",
     "constraints.Constraint", "schedules.LearningRateSchedule", "initializers.Zeros",
     "initializers.Ones", "initializers.zeros", "initializers.ones", "constraints.NonNeg",
     "constraints.non_neg", "metrics.Metric",
