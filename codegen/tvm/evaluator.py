@@ -15,7 +15,7 @@ from typing import Any
 from ...ir.errors import LoweringError
 from ...ir.graph import Node, Value
 from ...ir.scalar import threefry2x32
-from ...ir.types import bf16, boolean, f16, f32, f64, i64, u32
+from ...ir.types import bf16, boolean, f16, f32, i64, u32
 from . import index as ix
 from .emit import Buffer, shape_of
 from .index import Index, Indices
@@ -357,18 +357,3 @@ def _operands(node: Node, here: Indices, found: list[Index]) -> list[tuple[Value
     if node.op.kind in ("constant",) or node.op.name == "dimension_size":
         return []
     return [(v, here) for v in node.inputs]
-
-
-def vectorizable(nodes: tuple[Node, ...]) -> bool:
-    """Whether no op needs the C library, whose functions take one element at a time."""
-    return not any(
-        n.output.type.size != 1
-        and n.output.dtype.is_float
-        and (n.op.name in _LIBRARY or (n.op.name in _POLYNOMIAL and n.output.dtype == f64))
-        for n in nodes
-        if len(n.outputs) == 1
-    )
-
-
-_LIBRARY = {"sin", "cos", "pow", "remainder"}
-_POLYNOMIAL = {"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf"}

@@ -428,7 +428,13 @@ def _llvm(name: str) -> Callable[..., Expr]:
 def _library(name: str, *xs: Element) -> Element:
     """A call of the C library's function, which takes one element at a time."""
     symbol = name if xs[0].dtype == f64 else f"{name}f"
-    return _apply(name, lambda *es: tirx.call_pure_extern(str(es[0].ty), symbol, *es), *xs)
+    nest, level = xs[0].nest, max(x.level for x in xs)
+
+    def make(*es: Expr) -> Expr:
+        arguments = [nest.in_memory(e, level) for e in es]
+        return tirx.call_pure_extern(str(es[0].ty), symbol, *arguments)
+
+    return _apply(name, make, *xs)
 
 
 def position(nest: Nest, index: Index, dtype: DType) -> Element:

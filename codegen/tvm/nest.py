@@ -21,6 +21,8 @@ from .emit import ALIGNMENT, Buffer, Expr, Stmt, buffer, is_nothing, seq
 from .emit import lane as emit_lane
 from .index import Index
 
+_NUMBERS = (tirx.IntImm, tirx.FloatImm)
+
 
 @dataclass
 class _Scope:
@@ -72,6 +74,13 @@ class Nest:
         variable = tirx.Var(name, value.ty)
         self._scopes[level].statements.append(tirx.Bind(variable, value))
         return variable
+
+    def in_memory(self, value: Expr, level: int) -> Expr:
+        """`value` for a call of the C library: lanes are split there, and a lane of a vector is
+        found again in memory only."""
+        if self._inline or self._scopes[level].lane is None:
+            return value
+        return value if isinstance(value, _NUMBERS) else self._through_stack(value, level)
 
     def _through_stack(self, value: Expr, level: int) -> Expr:
         scope = self._scopes[level]

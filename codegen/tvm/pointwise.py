@@ -17,7 +17,7 @@ from . import emit
 from . import index as ix
 from .cost import serial_nanoseconds, tasks_for, traffic
 from .emit import Buffer, Stmt
-from .evaluator import Evaluator, loads, vectorizable
+from .evaluator import Evaluator, loads
 from .index import Index, Indices
 from .math import storage, store
 from .nest import Nest
@@ -62,9 +62,7 @@ def write(evaluator: Evaluator, body: Graph, buffers: Mapping[Value, Buffer], fl
 
 
 def lanes_for(body: Graph, machine: Machine) -> int:
-    """Lanes of a vector of the widest dtype in the body; 1 if an op needs the C library."""
-    if not vectorizable(body.nodes):
-        return 1
+    """Lanes of a vector of the widest dtype in the body."""
     values = {v for n in body.nodes for v in (*n.inputs, *n.outputs)} | set(body.outputs)
     widest = max((v.dtype.bits for v in values if v.type.size != 1), default=32)
     return machine.lanes(f"int{max(widest, 32)}")
