@@ -104,6 +104,7 @@ def fit(
             hooks.on_epoch_end(epoch, logs)
             if model.stop_training:
                 break
+        compiled.model.finish_training()
         hooks.on_train_end(logs)
     finally:
         display.close()

@@ -62,6 +62,9 @@ class Trainable(Protocol):
 
     def reset_metrics(self) -> None: ...
 
+    def finish_training(self) -> None:
+        """Do what is due after the last epoch of `fit`."""
+
     def declared_types(self, kind: str) -> Mapping[str, TensorType]:
         """The types of a step's inputs as far as the model itself determines them."""
 

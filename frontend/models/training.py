@@ -124,6 +124,12 @@ class Trainer:
         for metric in self.metrics:
             metric.reset_state()
 
+    def finish_training(self) -> None:
+        """After the last epoch: weights that the optimizer averages take their averages."""
+        finalize = getattr(self.optimizer, "finalize_variable_values", None)
+        if finalize is not None and self.optimizer.built:
+            finalize(self.trainable_variables)  # type: ignore[attr-defined]
+
     # --- the steps ---------------------------------------------------------------------------
 
     def train_step(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from hornfels.frontend import constraints, ops, optimizers
+import hornfels as hf
+from hornfels.frontend import constraints, layers, ops, optimizers
 from hornfels.frontend.optimizers import schedules
 from hornfels.frontend.trace import Trace
 from hornfels.frontend.variable import Variable
@@ -285,3 +286,14 @@ def built():
 def test_refusals(call, error, message):
     with warnings.catch_warnings(), pytest.raises(error, match=message):
         call()
+
+
+def test_averaged_weights_take_their_place_after_fit():
+    model = hf.Sequential([layers.Input((3,)), layers.Dense(2)])
+    model.compile(optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5), "mse")
+    x, y = START[0], START[0][:, :2]
+    model.fit(x, y, batch_size=4, epochs=3, verbose=0)
+    averages = {v.path: v.numpy() for v in model.optimizer.variables if "average" in v.path}
+    assert len(averages) == 2
+    for weight, average in zip(model.weights, averages.values(), strict=True):
+        np.testing.assert_array_equal(weight.numpy(), average)
