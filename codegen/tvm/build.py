@@ -241,9 +241,19 @@ def _raw(name: str, function: PrimFunc) -> PrimFunc:
         for view, pointer in zip(function.params, pointers, strict=True)
     ]
     done = tirx.Return(tirx.IntImm("int32", 0))
-    body = tirx.SeqStmt([*views, function.body, done])
+    body = tirx.SeqStmt([_keep_apart(), *views, function.body, done])
     raw = tirx.PrimFunc(pointers, body, PrimType("int32"))
     return raw.with_attr({"global_symbol": name, "tirx.noalias": not aliased})
+
+
+def _keep_apart() -> Stmt:
+    """Keep LLVM from inlining a kernel in the entry.
+
+    TVM tells LLVM that different buffers never share memory, which is true within a kernel but
+    not between two: inlined, one kernel's stores would move behind the next one's loads. LLVM
+    never inlines a function that lets others find its frame; this lets them find nothing of it.
+    """
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.localescape"))
 
 
 def _lower_entry(
