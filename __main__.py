@@ -105,9 +105,9 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=("predict", "test", "train"), default="predict",
                         help="which step (predict)")  # fmt: skip
     parser.add_argument("--stage", choices=STAGES, default=STAGES[0],
-                        help="after which pass; 'trace' is before all (default)")  # fmt: skip
+                        help="after which pass; '00_trace' is before all (default)")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=None,
-                        help="bind the batch dimension; the stages from fusion on need it")  # fmt: skip
+                        help="bind the batch dimension; the stage 'plan' needs it")  # fmt: skip
     parser.set_defaults(run=_run_inspect)
 
 

@@ -15,13 +15,12 @@ from .datasets import digits
 from .frontend.models.model import Model
 from .frontend.models.sequential import Sequential
 from .ir.errors import BackendError
-from .passes.pipeline import optimize
-from .passes.plan import Plan
+from .passes.pipeline import make_plan, optimize
 from .runtime.executable import BACKENDS
 from .runtime.session import CompiledModel, compile
 
-STEPS = 10
-"""Timed steps of each backend, interleaved."""
+ROUNDS, STEPS, SETTLE_SECONDS = 5, 6, 0.1
+"""Backends are timed in turn, some steps a round; between rounds their threads come to rest."""
 
 
 def build_model() -> Sequential:
@@ -87,7 +86,7 @@ def _show_sizes(console: Console, compiled: CompiledModel, batch_size: int) -> N
     for kind in ("predict", "train"):
         traced = compiled.graph(kind).specialize({"N": batch_size})
         optimized = optimize(traced)
-        plan = Plan.of(optimized)
+        plan = make_plan(optimized)
         table.add_row(kind, str(len(traced.nodes)), str(len(optimized.nodes)),
                       str(len(plan.calls)), f"{plan.arena_bytes / 1024:.0f}")  # fmt: skip
     console.print(table)
@@ -104,12 +103,11 @@ def _show_times(console: Console, x: np.ndarray, y: np.ndarray) -> None:
             continue
         models[name].train_on_batch(x, y)
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(STEPS):
+    for _ in range(ROUNDS):
         for name, model in models.items():
-            start = time.perf_counter()
-            model.train_on_batch(x, y)
-            seconds[name].append(time.perf_counter() - start)
-    table = Table(title=f"A training step of {len(x)} digits (median of {STEPS})",
+            time.sleep(SETTLE_SECONDS)
+            seconds[name] += _seconds_of_steps(model, x, y)
+    table = Table(title=f"A training step of {len(x)} digits (median of {ROUNDS * STEPS})",
                   title_justify="left")  # fmt: skip
     table.add_column("backend")
     table.add_column("milliseconds", justify="right")
@@ -119,6 +117,16 @@ def _show_times(console: Console, x: np.ndarray, y: np.ndarray) -> None:
         median = statistics.median(times)
         table.add_row(name, f"{1e3 * median:.2f}", f"{eager / median:.1f}")
     console.print(table)
+
+
+def _seconds_of_steps(model: CompiledModel, x: np.ndarray, y: np.ndarray) -> list[float]:
+    """Seconds of each step of a round; one more, to wake the threads, is not counted."""
+    seconds = []
+    for _ in range(STEPS + 1):
+        start = time.perf_counter()
+        model.train_on_batch(x, y)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
 
 
 def _export(console: Console, compiled: CompiledModel, x: np.ndarray, folder: Path) -> None:

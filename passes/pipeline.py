@@ -153,6 +153,30 @@ def stages(
             return
 
 
+STAGES: tuple[str, ...] = (
+    "00_trace",
+    *(f"{i + 1:02}_{each.name}" for i, each in enumerate(PIPELINE)),
+    "plan",
+)
+"""What `stage_text` can show: the trace, the graph after each pass, and the plan of kernels."""
+
+
+def stage_text(graph: Graph, stage: str) -> str:
+    """The text of a traced graph at one of `STAGES`; `plan` needs a graph of fixed sizes."""
+    if stage not in STAGES:
+        raise ArgumentError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
+    for each in stages(graph):
+        if each.name == stage:
+            return str(each.graph)
+    if graph.symbols:
+        raise ArgumentError(
+            f"stage 'plan' needs fixed sizes, graph {graph.name} has {', '.join(graph.symbols)}",
+            hint="give the batch size",
+        )
+    plan = make_plan(each.graph)
+    return "\n\n".join([*(str(kernel.body) for kernel in plan.kernels), str(plan)])
+
+
 def _run(label: str, each: Pass, graph: Graph, before: Sequence[str]) -> Stage:
     start = time.perf_counter()
     fired: Counter[str] = Counter()

@@ -16,9 +16,7 @@ from ..ir import Graph
 from ..ir.errors import ArgumentError, DTypeError, LoweringError, ShapeError
 from ..ir.graph import Value
 from ..ir.types import TensorType, type_of, u8
-from ..passes.fusion import fuse
-from ..passes.memory import plan
-from ..passes.pipeline import optimize
+from ..passes.pipeline import make_plan, optimize
 
 ALIGNMENT = 64
 
@@ -175,5 +173,5 @@ class TvmBackend:
             raise LoweringError(f"graph {graph.name}: sizes must be fixed for native code, "
                                 f"got symbols {', '.join(graph.symbols)}")  # fmt: skip
         optimized = optimize(graph)
-        compiled = compile_plan(plan(optimized, fuse(optimized)), self.target)
+        compiled = compile_plan(make_plan(optimized), self.target)
         return TvmExecutable(optimized, compiled)
