@@ -198,11 +198,17 @@ greater_equal = _binary("greater_equal", "greater_equal", "Where `x1 >= x2`.")
 logical_and = _logical("logical_and", "logical_and", "Where both are true.")
 logical_or = _logical("logical_or", "logical_or", "Where at least one is true.")
 logical_xor = _logical("logical_xor", "not_equal", "Where exactly one is true.")
-bitwise_and = _binary("bitwise_and", "bit_and", "The bits that both have.")
-bitwise_or = _binary("bitwise_or", "bit_or", "The bits that at least one has.")
-bitwise_xor = _binary("bitwise_xor", "bit_xor", "The bits that exactly one has.")
-bitwise_left_shift = _binary("bitwise_left_shift", "shift_left", "`x1 * 2**x2` on bits.")
-bitwise_right_shift = _binary("bitwise_right_shift", "shift_right", "Bits moved down by `x2`.")
+
+
+def _bitwise(name: str, operator: str, doc: str) -> Callable[[Any, Any], Any]:
+    return _define(name, doc, lambda x, y: sugar.binary(operator, operand(x), operand(y)))
+
+
+bitwise_and = _bitwise("bitwise_and", "bit_and", "The bits that both have.")
+bitwise_or = _bitwise("bitwise_or", "bit_or", "The bits that at least one has.")
+bitwise_xor = _bitwise("bitwise_xor", "bit_xor", "The bits that exactly one has.")
+bitwise_left_shift = _bitwise("bitwise_left_shift", "shift_left", "`x * 2**y` on bits.")
+bitwise_right_shift = _bitwise("bitwise_right_shift", "shift_right", "Bits moved down by `y`.")
 
 
 @operation

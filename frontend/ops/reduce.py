@@ -164,8 +164,15 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> A
     raise ArgumentError(f"norm: ord must be 1, 2, 'fro' or inf, got {ord!r}")
 
 
-amax = max
-amin = min
+def amax(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The largest element; NaN if one is NaN."""
+    return max(x, axis, keepdims)
+
+
+def amin(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """The smallest element; NaN if one is NaN."""
+    return min(x, axis, keepdims)
+
 
 __all__ = [
     "all", "amax", "amin", "any", "argmax", "argmin", "average", "count_nonzero", "logsumexp",

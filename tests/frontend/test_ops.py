@@ -328,6 +328,56 @@ def test_symbolic_sizes_stay():
     np.testing.assert_allclose(evaluate(graph, {"x": ones}).outputs["y"], 392)
 
 
+def test_signatures_are_those_of_keras():
+    import inspect
+
+    def signature(function):
+        parameters = inspect.signature(function).parameters.values()
+        return [(p.name, p.default) for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+    ours_alone = {"squared_difference", "standardize_dtype"}
+    for name in set(ops.__all__) - ours_alone:
+        assert signature(getattr(ops, name)) == signature(getattr(keras.ops, name)), name
+
+
+def test_cond_chooses_results_and_assignments():
+    counter = hornfels.Variable(0, name="counter")
+    other = hornfels.Variable(0, name="other")
+
+    def up():
+        counter.assign_add(1)
+        return {"y": x * 2}
+
+    def down():
+        counter.assign_sub(1)
+        other.assign(5)
+        return {"y": x / 2}
+
+    with Trace("t") as trace:
+        x = trace.input("x", f32())
+        result = ops.cond(x > 1, up, down)
+        graph = trace.finish(result)
+    for value, y, count, rest in ((4.0, 8, 1, 0), (1.0, 0.5, -1, 5)):
+        run = evaluate(graph, {"x": np.float32(value), "counter": np.int32(0),
+                               "other": np.int32(0)})  # fmt: skip
+        assert (run.outputs["y"], run.updates["counter"], run.updates["other"]) == (y, count, rest)
+
+
+def test_cond_on_known_numbers_runs_one_branch():
+    assert ops.cond(np.array(True), lambda: 1, lambda: 1 / 0) == 1
+    with Trace("t"):
+        assert ops.cond(False, lambda: 1 / 0, lambda: 2) == 2
+
+
+def test_cond_refuses_branches_that_differ():
+    with Trace("t") as trace:
+        x = trace.input("x", f32())
+        with pytest.raises(ShapeError, match=r"one type, got f32\[\] and f32\[2\]"):
+            ops.cond(x > 1, lambda: x, lambda: ops.stack([x, x]))
+        with pytest.raises(ShapeError, match="pred must be a scalar"):
+            ops.cond(ops.stack([x > 1, x > 2]), lambda: x, lambda: x)
+
+
 def test_lists_of_traced_values_are_stacked():
     with Trace("t") as trace:
         x = trace.input("x", f32())
