@@ -217,13 +217,8 @@ class BaseDepthwiseConv(_Convolution):
 
     def build(self, input_shape: Any) -> None:
         channels = self._channels(input_shape)
-        self.kernel = self.add_weight(
-            shape=(*self.kernel_size, channels, self.depth_multiplier),
-            initializer=self.depthwise_initializer,
-            regularizer=self.depthwise_regularizer,
-            constraint=self.depthwise_constraint,
-            name="kernel",
-        )
+        shape = (*self.kernel_size, channels, self.depth_multiplier)
+        self.kernel = self._make_weight("depthwise", shape, called="kernel")
         wide = channels * self.depth_multiplier
         self.bias = self._make_weight("bias", (wide,)) if self.use_bias else None
 
@@ -301,17 +296,10 @@ class BaseSeparableConv(_Convolution):
     def build(self, input_shape: Any) -> None:
         channels = self._channels(input_shape)
         wide = channels * self.depth_multiplier
-        shapes = {"depthwise": (*self.kernel_size, channels, self.depth_multiplier),
-                  "pointwise": (*(1,) * self.rank, wide, self.filters)}  # fmt: skip
-        for name, shape in shapes.items():
-            kernel = self.add_weight(
-                shape=shape,
-                initializer=getattr(self, f"{name}_initializer"),
-                regularizer=getattr(self, f"{name}_regularizer"),
-                constraint=getattr(self, f"{name}_constraint"),
-                name=f"{name}_kernel",
-            )
-            setattr(self, f"{name}_kernel", kernel)
+        depthwise = (*self.kernel_size, channels, self.depth_multiplier)
+        pointwise = (*(1,) * self.rank, wide, self.filters)
+        self.depthwise_kernel = self._make_weight("depthwise", depthwise, called="depthwise_kernel")
+        self.pointwise_kernel = self._make_weight("pointwise", pointwise, called="pointwise_kernel")
         self.bias = self._make_weight("bias", (self.filters,)) if self.use_bias else None
 
     def call(self, inputs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...ir.errors import ArgumentError, ShapeError
@@ -24,7 +25,22 @@ def _axis(layer: Layer, axis: Any, rank: int) -> int:
     return axis % rank
 
 
-class BatchNormalization(WeightedLayer):
+class _ScaledLayer(WeightedLayer):
+    """A normalization followed by `* gamma + beta`, both optional and learned."""
+
+    center: bool
+    scale: bool
+
+    def _make_scaling(self, shape: Sequence[int]) -> None:
+        self.gamma = self._make_weight("gamma", shape) if self.scale else None
+        self.beta = self._make_weight("beta", shape) if self.center else None
+
+    def _scaling_config(self, *names: str) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in (*names, "epsilon", "center", "scale")}
+        return {**Layer.get_config(self), **own, **self._weights_config("gamma", "beta")}
+
+
+class BatchNormalization(_ScaledLayer):
     """Subtracts the mean over the batch and divides by the deviation, channel by channel.
 
     In training the batch's own moments are used, and moving averages of them are kept:
@@ -89,8 +105,7 @@ class BatchNormalization(WeightedLayer):
     def build(self, input_shape: Any) -> None:
         _axis(self, self.axis, len(input_shape))
         size = fixed_size(self, input_shape, self.axis)
-        self.gamma = self._make_weight("gamma", (size,)) if self.scale else None
-        self.beta = self._make_weight("beta", (size,)) if self.center else None
+        self._make_scaling((size,))
         self.moving_mean = self._make_weight("moving_mean", (size,), trainable=False)
         self.moving_variance = self._make_weight("moving_variance", (size,), trainable=False)
         self.input_spec = InputSpec(ndim=len(input_shape), axes={self.axis: size})
@@ -131,19 +146,13 @@ class BatchNormalization(WeightedLayer):
         moving.assign(ops.cast(new, moving.type.dtype))
 
     def get_config(self) -> dict[str, Any]:
-        names = ("axis", "momentum", "epsilon", "center", "scale")
-        weights = self._weights_config("gamma", "beta", "moving_mean", "moving_variance")
-        absent = {f"moving_{m}_{what}" for m in ("mean", "variance")
-                  for what in ("regularizer", "constraint")}  # fmt: skip
-        return {
-            **super().get_config(),
-            **{name: getattr(self, name) for name in names},
-            **{k: v for k, v in weights.items() if k not in absent},
-            "synchronized": False,
-        }
+        moving = self._weights_config("moving_mean", "moving_variance")
+        moving = {k: v for k, v in moving.items() if k.endswith("initializer")}
+        own = {"momentum": self.momentum, "synchronized": False}
+        return {**self._scaling_config("axis"), **moving, **own}
 
 
-class LayerNormalization(WeightedLayer):
+class LayerNormalization(_ScaledLayer):
     """Subtracts the mean of each sample over `axis` and divides by the deviation.
 
     Parameters
@@ -193,8 +202,7 @@ class LayerNormalization(WeightedLayer):
         axes = [self.axis] if isinstance(self.axis, int) else self.axis
         self._axes = sorted(_axis(self, a, len(input_shape)) for a in axes)
         shape = [fixed_size(self, input_shape, a - len(input_shape)) for a in self._axes]
-        self.gamma = self._make_weight("gamma", shape) if self.scale else None
-        self.beta = self._make_weight("beta", shape) if self.center else None
+        self._make_scaling(shape)
         sizes = dict(zip(self._axes, shape, strict=True))
         self.input_spec = InputSpec(ndim=len(input_shape), axes=sizes)
 
@@ -204,9 +212,7 @@ class LayerNormalization(WeightedLayer):
         return ops.cast(y, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        names = ("axis", "epsilon", "center", "scale")
-        own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **own, **self._weights_config("gamma", "beta")}
+        return self._scaling_config("axis")
 
 
 class RMSNormalization(WeightedLayer):
@@ -247,7 +253,7 @@ class UnitNormalization(Layer):
         return {**super().get_config(), "axis": self.axis}
 
 
-class GroupNormalization(WeightedLayer):
+class GroupNormalization(_ScaledLayer):
     """Layer normalization within each of `groups` groups of channels; Wu and He, 2018.
 
     Parameters
@@ -294,8 +300,7 @@ class GroupNormalization(WeightedLayer):
                 f"layer {self.name!r}: the input's channels must be a multiple of groups "
                 f"({self.groups}), got {channels}"
             )
-        self.gamma = self._make_weight("gamma", (channels,)) if self.scale else None
-        self.beta = self._make_weight("beta", (channels,)) if self.center else None
+        self._make_scaling((channels,))
         self.input_spec = InputSpec(ndim=len(input_shape), axes={self.axis: channels})
 
     def call(self, inputs: Any) -> Any:
@@ -314,6 +319,4 @@ class GroupNormalization(WeightedLayer):
         return ops.cast(ops.moveaxis(y, -1, self.axis), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        names = ("groups", "axis", "epsilon", "center", "scale")
-        own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **own, **self._weights_config("gamma", "beta")}
+        return self._scaling_config("groups", "axis")

@@ -25,15 +25,17 @@ class WeightedLayer(Layer):
         setattr(self, f"{name}_regularizer", regularizers.get(regularizer))
         setattr(self, f"{name}_constraint", constraints.get(constraint))
 
-    def _make_weight(self, name: str, shape: Sequence[int], trainable: bool = True) -> Variable:
-        """The weight `name`, as it was described."""
+    def _make_weight(
+        self, name: str, shape: Sequence[int], trainable: bool = True, called: str | None = None
+    ) -> Variable:
+        """The weight that was described as `name`; `called` otherwise if that is given."""
         return self.add_weight(
             shape=tuple(shape),
             initializer=getattr(self, f"{name}_initializer"),
             regularizer=getattr(self, f"{name}_regularizer"),
             constraint=getattr(self, f"{name}_constraint"),
             trainable=trainable,
-            name=name,
+            name=called or name,
         )
 
     def _weights_config(self, *names: str) -> dict[str, Any]:
