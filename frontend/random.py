@@ -143,7 +143,10 @@ def _bits(shape: Sequence[Size], seed: Any) -> Value:
 def _float_dtype(name: str, dtype: Any) -> DType:
     found = as_dtype(dtype or floatx())
     if not found.is_float:
-        raise DTypeError(f"{name}: dtype must be floating point, got {found}")
+        raise DTypeError(
+            f"{name}: dtype must be floating point, got {found}",
+            hint="randint draws integers" if found.is_integer else "",
+        )
     return found
 
 
@@ -169,7 +172,7 @@ def uniform(
     shape : sequence of int
     minval, maxval : float
     dtype : str, optional
-        A floating-point type; `floatx()` by default. An integer type draws integers.
+        A floating-point type; `floatx()` by default.
     seed : int, SeedGenerator or key, optional
         An int gives the same numbers every time.
 
@@ -177,8 +180,6 @@ def uniform(
     -------
     tensor
     """
-    if dtype is not None and as_dtype(dtype).is_integer:
-        return randint(shape, minval, maxval, dtype=dtype, seed=seed)
     unit = _unit(shape, _float_dtype("uniform", dtype), seed)
     if (minval, maxval) == (0.0, 1.0):
         return unit
