@@ -158,7 +158,8 @@ def _load_module(place: str) -> Any:
     if not path.is_file():
         raise ArgumentError(f"there is no file {place}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

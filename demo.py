@@ -12,7 +12,6 @@ from rich.table import Table
 
 from . import layers
 from .datasets import digits
-from .frontend.models.model import Model
 from .frontend.models.sequential import Sequential
 from .ir.errors import BackendError
 from .passes.pipeline import make_plan, optimize

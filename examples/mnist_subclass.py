@@ -29,9 +29,7 @@ class MnistModel(keras.Model):
 def build() -> keras.Model:
     """The model, compiled; its weights are made when it sees data."""
     model = MnistModel()
-    model.compile(
-        optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 

@@ -67,9 +67,7 @@ def bind(graph: Graph, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     return bindings
 
 
-def match_type(
-    name: str, expected: TensorType, got: TensorType, bindings: dict[str, int]
-) -> None:
+def match_type(name: str, expected: TensorType, got: TensorType, bindings: dict[str, int]) -> None:
     """Require that `got` fits `expected`; plain symbols are added to `bindings`."""
     if got.dtype != expected.dtype:
         raise DTypeError(f"{name} must be {expected}, got {got}")

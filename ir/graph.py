@@ -30,7 +30,9 @@ class Source:
     line: str = ""
 
     def __str__(self) -> str:
-        return f"{self.layer} ({self.line})" if self.layer and self.line else self.layer or self.line
+        return (
+            f"{self.layer} ({self.line})" if self.layer and self.line else self.layer or self.line
+        )
 
     @property
     def where(self) -> str:
@@ -190,7 +192,7 @@ class Value:
         return sugar.transpose(self, permutation or None)
 
     @property
-    def T(self) -> Value:  # noqa: N802 - NumPy's name
+    def T(self) -> Value:
         return sugar.transpose(self, None)
 
     def broadcast_to(self, shape: Sequence[Size]) -> Value:

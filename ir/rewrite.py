@@ -12,8 +12,8 @@ name twice for the same value, and in `name=variable` for an attribute. `where` 
 for the variables that they need, and may ask for `out`, the value that is replaced, to read its
 type and attributes.
 
-The graph does not change while rules look at it; they see the graph from before the sweep, and
-build on what its values have become.
+A sweep visits every node once, operands first. Rules that need to know who uses the inner values
+of a match see the graph from before the sweep; the others see what it has become.
 """
 
 from __future__ import annotations
@@ -368,41 +368,65 @@ class Rewriter:
         )
 
     def _sweep(self, graph: Graph, report: Report) -> Graph:
-        results = set(graph.results)
-        replaced: dict[Value, Value] = {}
+        sweep = _Sweep(graph, set(graph.results), report)
 
         def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
-            outputs = self._first_fit(graph, node, results, replaced, report)
-            if outputs is None and any(
-                v is not w for v, w in zip(inputs, node.inputs, strict=True)
-            ):
-                outputs = Node(node.op, inputs, node.attrs, node.source).outputs
-            if outputs is not None:
-                replaced.update(zip(node.outputs, outputs, strict=True))
-            return outputs
+            changed = any(v is not w for v, w in zip(inputs, node.inputs, strict=True))
+            now = Node(node.op, inputs, node.attrs, node.source) if changed else node
+            outputs = self._first_fit(sweep, node, now)
+            while len(outputs) == 1 and sweep.is_new(outputs[0]):
+                root = outputs[0].node
+                assert root is not None
+                better = self._first_fit(sweep, None, root)
+                if better is root.outputs:
+                    break
+                outputs = better
+            sweep.replaced.update(zip(node.outputs, outputs, strict=True))
+            sweep.visited.update(outputs)
+            return None if outputs is node.outputs else outputs
 
         return graph.rebuild(visit)
 
-    def _first_fit(
-        self, graph: Graph, node: Node, results: set[Value],
-        replaced: Mapping[Value, Value], report: Report,
-    ) -> tuple[Value, ...] | None:  # fmt: skip
-        for rule in self.by_op.get(node.op.name, ()):
+    def _first_fit(self, sweep: _Sweep, before: Node | None, now: Node) -> tuple[Value, ...]:
+        """What the first rule that fits makes of a node; its own outputs if none does.
+
+        Rules that ask who else uses inner values look at the node as it was `before` the sweep,
+        when that was known. The others look at it as it is `now`, so that a chain of rewrites
+        takes one sweep.
+        """
+        report = sweep.report
+        for rule in self.by_op.get(now.op.name, ()):
+            node = now if rule.keeps_inner else before
             if self.limit is not None and sum(report.fired.values()) >= self.limit:
-                return None
-            if not may_match(rule.root, node):
+                break
+            if node is None or not may_match(rule.root, node):
                 continue
             found = match(rule.root, node)
             if isinstance(found, Mismatch):
                 continue
-            reason = _refusal(rule, found, graph, results)
+            reason = _refusal(rule, found, sweep.graph, sweep.results)
             if reason:
                 report.refusals[Refusal(rule.name, _label(node), reason)] = None
                 continue
-            outputs = _replace(rule, found, node, replaced)
+            outputs = _replace(rule, found, node, {} if node is now else sweep.replaced)
             report.fired[rule.name] += 1
             return outputs
-        return None
+        return now.outputs
+
+
+@dataclass
+class _Sweep:
+    """One pass of the engine over a graph."""
+
+    graph: Graph
+    results: set[Value]
+    report: Report
+    replaced: dict[Value, Value] = field(default_factory=dict)
+    visited: set[Value] = field(default_factory=set)
+
+    def is_new(self, value: Value) -> bool:
+        """Whether a rule has just made the value; other values had their turn or will."""
+        return value.node is not None and value not in self.visited and value not in self.replaced
 
 
 def _refusal(rule: Rule, found: Match, graph: Graph, results: set[Value]) -> str:

@@ -14,7 +14,18 @@ import numpy as np
 
 from .errors import DTypeError, ShapeError
 from .types import (
-    Dim, DType, Shape, Size, as_dtype, boolean, exact_div, f32, i32, promote, size_of, symbol,
+    Dim,
+    DType,
+    Shape,
+    Size,
+    as_dtype,
+    boolean,
+    exact_div,
+    f32,
+    i32,
+    promote,
+    size_of,
+    symbol,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -318,7 +329,9 @@ def getitem(x: Value, key: Any) -> Value:
         if isinstance(k, slice):
             shape.append(size)
         axis += 1
-    if any((s, e, t) != (0, d, 1) for s, e, t, d in zip(starts, limits, strides, x.shape, strict=True)):
+    if any(
+        (s, e, t) != (0, d, 1) for s, e, t, d in zip(starts, limits, strides, x.shape, strict=True)
+    ):
         x = _op("slice")(x, starts=tuple(starts), limits=tuple(limits), strides=tuple(strides))
     if flipped:
         x = _op("reverse")(x, axes=tuple(flipped))

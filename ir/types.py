@@ -105,9 +105,7 @@ def as_dtype(dtype: object) -> DType:
     try:
         return _BY_NUMPY[np.dtype(dtype)]  # type: ignore[call-overload]
     except (TypeError, KeyError):
-        raise DTypeError(
-            f"dtype must be one of {', '.join(_KERAS_NAMES)}, got {dtype!r}"
-        ) from None
+        raise DTypeError(f"dtype must be one of {', '.join(_KERAS_NAMES)}, got {dtype!r}") from None
 
 
 def keras_name(dtype: DType) -> str:

@@ -32,9 +32,7 @@ class EagerExecutable:
         self.graph = graph
         self.peak_bytes = 0  # NumPy allocates each result by itself; there is no arena
 
-    def __call__(
-        self, state: HostState, inputs: Mapping[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, state: HostState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays = {v.name: state.arrays[v.name] for v in self.graph.state} | dict(inputs)
         result = evaluate(self.graph, arrays)
         state.arrays.update(result.updates)

@@ -208,9 +208,7 @@ def _listed(callbacks: Sequence[Callback] | Callback | None) -> list[Callback]:
     return [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
 
 
-def _prepared(
-    compiled: CompiledModel, kind: str, source: Source, shuffle: bool
-) -> Iterator[Batch]:
+def _prepared(compiled: CompiledModel, kind: str, source: Source, shuffle: bool) -> Iterator[Batch]:
     """The batches of an epoch; the smaller last batch's program is compiled meanwhile."""
     for index, batch in enumerate(source.batches(shuffle)):
         if index == 0:

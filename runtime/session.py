@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -18,6 +18,8 @@ from .executable import DEFAULT_BACKEND, Backend, Executable, State, make_backen
 
 BATCH = "N"
 """The symbol of the batch dimension."""
+COMPILERS = 2
+"""Steps that are compiled at once: one that is waited for, and one for later."""
 
 
 class Residence(Protocol):
@@ -117,41 +119,35 @@ class Step:
     """One traced step of a model and its executables by batch size."""
 
     def __init__(
-        self, graph: Graph, variables: Mapping[str, Variable], backend: Backend
+        self,
+        graph: Graph,
+        variables: Mapping[str, Variable],
+        backend: Backend,
+        pool: ThreadPoolExecutor,
     ) -> None:
         self.graph = graph
         self.variables = variables
         self._backend = backend
-        self._lock = threading.Lock()
+        self._pool = pool
         self._executables: dict[int, Future[Executable]] = {}
 
     def executable(self, batch: int) -> Executable:
-        """The executable for a batch size, compiled now unless it is there or on its way."""
-        future, mine = self._claim(batch)
-        if mine:
-            self._compile(batch, future)
-        return future.result()
+        """The executable for a batch size, compiled unless it is there or on its way."""
+        return self.prefetch(batch).result()
 
-    def prefetch(self, batch: int, pool: ThreadPoolExecutor) -> None:
-        """Compile for a batch size in the background."""
-        future, mine = self._claim(batch)
-        if mine:
-            pool.submit(self._compile, batch, future)
-
-    def _claim(self, batch: int) -> tuple[Future[Executable], bool]:
+    def prefetch(self, batch: int) -> Future[Executable]:
+        """Begin to compile for a batch size in the background."""
         key = 0 if self._backend.symbolic else batch
-        with self._lock:
-            if key in self._executables:
-                return self._executables[key], False
-            return self._executables.setdefault(key, Future()), True
+        if key not in self._executables:
+            context = contextvars.copy_context()  # the settings in force here
+            self._executables[key] = self._pool.submit(context.run, self._compile, batch)
+        return self._executables[key]
 
-    def _compile(self, batch: int, future: Future[Executable]) -> None:
-        try:
-            symbolic = self._backend.symbolic
-            graph = self.graph if symbolic else self.graph.specialize({BATCH: batch})
-            future.set_result(self._backend.compile(graph))
-        except BaseException as error:  # whoever waits for the executable gets the error
-            future.set_exception(error)
+    def _compile(self, batch: int) -> Executable:
+        symbolic = self._backend.symbolic
+        return self._backend.compile(
+            self.graph if symbolic else self.graph.specialize({BATCH: batch})
+        )
 
 
 class CompiledModel:
@@ -180,19 +176,17 @@ class CompiledModel:
         self.device = Device(self.backend.state())
         self.random = np.random.default_rng(model.shuffle_seed())
         self._steps: dict[Any, Step] = {}
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="hornfels-compile")
 
     # --- steps -------------------------------------------------------------------------------
 
     def step(self, kind: str, types: Mapping[str, TensorType]) -> Step:
         """The traced step for inputs of these types (their first dimension is the batch)."""
-        symbolic = {
-            name: t.with_shape((symbol(BATCH), *t.shape[1:])) for name, t in types.items()
-        }
+        symbolic = {name: t.with_shape((symbol(BATCH), *t.shape[1:])) for name, t in types.items()}
         key = (kind, self.model.trace_key(), tuple(sorted(symbolic.items())))
         if key not in self._steps:
             graph, variables = self.model.trace(kind, symbolic)
-            self._steps[key] = Step(graph, variables, self.backend)
+            self._steps[key] = Step(graph, variables, self.backend, self._pool)
         return self._steps[key]
 
     def run(self, kind: str, batch: Batch) -> dict[str, np.ndarray]:
@@ -207,12 +201,9 @@ class CompiledModel:
     def prepare(self, kind: str, batch: Batch, sizes: Sequence[int]) -> None:
         """Compile for the first size now and for the others in the background."""
         step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="hornfels-compile")
-        for size in sizes[:1]:
-            step.executable(size)
+        step.executable(sizes[0])
         for size in sizes[1:]:
-            step.prefetch(size, self._pool)
+            step.prefetch(size)
 
     # --- what users call ---------------------------------------------------------------------
 
@@ -249,9 +240,7 @@ class CompiledModel:
         if class_weight is None:
             return batch
         if "y" not in batch or "sample_weight" in batch:
-            raise ArgumentError(
-                "class_weight needs one array of labels and excludes sample_weight"
-            )
+            raise ArgumentError("class_weight needs one array of labels and excludes sample_weight")
         return {**batch, "sample_weight": weights_of_classes(batch["y"], class_weight)}
 
     def fit(self, *arguments: Any, **options: Any) -> Any:
@@ -299,9 +288,7 @@ class CompiledModel:
         return self.model.declared_types(kind)
 
 
-def compile(
-    model: Any, backend: str = DEFAULT_BACKEND, target: str = "cpu"
-) -> CompiledModel:
+def compile(model: Any, backend: str = DEFAULT_BACKEND, target: str = "cpu") -> CompiledModel:
     """Compile a model for a backend.
 
     Parameters

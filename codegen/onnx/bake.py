@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -150,10 +149,12 @@ def _combined(before: _Affine, name: str, numbers: np.ndarray, flipped: bool) ->
 
 def _by_channel(value: Value) -> np.ndarray | None:
     """A constant that differs along its last axis only, as a vector of that size."""
-    size: Any = value.shape[-1] if value.ndim else 1
+    size = value.shape[-1] if value.ndim else 1
+    if not isinstance(size, int):
+        return None
     number = number_of(value)
     if number is not None:
-        return np.full(int(size), number)
+        return np.full(size, number)
     node = value.node
     if node is None or node.op.name != "broadcast":
         return None

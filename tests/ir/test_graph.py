@@ -10,7 +10,12 @@ import pytest
 
 from hornfels import ir
 from hornfels.ir.errors import (
-    ArgumentError, DTypeError, GradientError, ParseError, ShapeError, VerifyError,
+    ArgumentError,
+    DTypeError,
+    GradientError,
+    ParseError,
+    ShapeError,
+    VerifyError,
 )  # fmt: skip
 from hornfels.ir.graph import Node, Value
 from hornfels.ir.types import boolean, f32, f64, i32, symbol
@@ -58,13 +63,16 @@ def test_text_reads_back():
     again = ir.parse(text)
     assert str(again) == text
     ir.verify(again)
-    assert ir.evaluate(again, arrays()).outputs["loss"] == ir.evaluate(linear(), arrays()).outputs["loss"]
+    assert (
+        ir.evaluate(again, arrays()).outputs["loss"]
+        == ir.evaluate(linear(), arrays()).outputs["loss"]
+    )
     assert "# dense (test_graph.py:" in text
 
 
 def test_every_kind_of_attribute_reads_back():
-    values = [np.array([1.5, np.inf, -np.inf, np.nan], "f"), np.array(True), np.zeros((0, 2)),
-              np.arange(40, dtype=np.int64), np.array([1e-45, 0.1], "f"), np.float16(0.1)]  # fmt: skip
+    special, tiny = np.array([1.5, np.inf, -np.inf, np.nan], "f"), np.array([1e-45, 0.1], "f")
+    values = [special, tiny, np.array(True), np.zeros((0, 2)), np.arange(40), np.float16(0.1)]
     with ir.Builder("constants") as b:
         outputs = {f"c{i}": ir.constant(np.asarray(v)) for i, v in enumerate(values)}
         x = b.input("x", f32(N, 2))

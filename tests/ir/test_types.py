@@ -8,8 +8,28 @@ import pytest
 
 from hornfels.ir.errors import DTypeError, ShapeError
 from hornfels.ir.types import (
-    DTYPES, as_dtype, bf16, boolean, exact_div, f16, f32, f64, i8, i16, i32, i64, keras_name,
-    parse_size, parse_type, promote, size_of, substitute, symbol, type_of, u8, u32,
+    DTYPES,
+    as_dtype,
+    bf16,
+    boolean,
+    exact_div,
+    f16,
+    f32,
+    f64,
+    i8,
+    i16,
+    i32,
+    i64,
+    keras_name,
+    parse_size,
+    parse_type,
+    promote,
+    size_of,
+    substitute,
+    symbol,
+    type_of,
+    u8,
+    u32,
 )  # fmt: skip
 
 N, T = symbol("N"), symbol("T")
@@ -86,7 +106,7 @@ def test_promotion_is_jax_s():
         for b in DTYPES.values():
             if {a.bits, b.bits} & {64} or {a, b} == {u32, i32}:
                 continue  # JAX has no 64-bit types unless told so
-            if a is u32 and b.kind == "int" or b is u32 and a.kind == "int":
+            if (a is u32 and b.kind == "int") or (b is u32 and a.kind == "int"):
                 continue
             expected = jnp.promote_types(a.numpy, b.numpy)
             assert promote(a, b) is as_dtype(expected), (a, b)

@@ -11,7 +11,13 @@ import pytest
 
 from hornfels.ir.errors import ArgumentError
 from hornfels.runtime.callbacks import (
-    Callback, CallbackList, CSVLogger, EarlyStopping, History, LambdaCallback, ModelCheckpoint,
+    Callback,
+    CallbackList,
+    CSVLogger,
+    EarlyStopping,
+    History,
+    LambdaCallback,
+    ModelCheckpoint,
     TerminateOnNaN,
 )  # fmt: skip
 
