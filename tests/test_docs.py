@@ -21,10 +21,7 @@ PLACES_OF_THE_READER = {"FILE.py", "train.py"}
 def test_files_that_a_page_names_exist(page):
     text = page.read_text()
     named = {name for name in PATH.findall(text) if name not in PLACES_OF_THE_READER}
-    # In a page on one room a path may stand below that room's parent: `schedules/tile.py`.
-    roots = (ROOT, ROOT / "codegen" / "tvm")
-    missing = {name for name in named if not any(any(root.glob(name)) for root in roots)}
-    assert missing == set()
+    assert {name for name in named if not any(ROOT.glob(name))} == set()
     assert {link for link in LINK.findall(text) if not (page.parent / link).exists()} == set()
 
 
