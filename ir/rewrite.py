@@ -374,13 +374,13 @@ class Rewriter:
             changed = any(v is not w for v, w in zip(inputs, node.inputs, strict=True))
             now = Node(node.op, inputs, node.attrs, node.source) if changed else node
             outputs = self._first_fit(sweep, node, now)
-            while len(outputs) == 1 and sweep.is_new(outputs[0]):
+            for _ in range(SWEEPS):  # a rule's result may be what the next one looks for
+                if outputs is now.outputs or len(outputs) > 1 or not sweep.is_new(outputs[0]):
+                    break
                 root = outputs[0].node
                 assert root is not None
-                better = self._first_fit(sweep, None, root)
-                if better is root.outputs:
-                    break
-                outputs = better
+                now = root
+                outputs = self._first_fit(sweep, None, now)
             sweep.replaced.update(zip(node.outputs, outputs, strict=True))
             sweep.visited.update(outputs)
             return None if outputs is node.outputs else outputs

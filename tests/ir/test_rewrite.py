@@ -105,6 +105,26 @@ def test_rules_see_what_their_operands_have_become():
     assert graph.nodes[0].inputs == graph.inputs
 
 
+def test_a_long_chain_takes_few_sweeps():
+    lines = ["%0: f32[6] = reshape[shape=(6,)](%x)"]
+    lines += [f"%{i}: f32[6] = exp(%{i - 1})" for i in range(1, 101)]
+    text = "graph g(%x: f32[2,3]) {\n" + "\n".join(lines) + "\nreturn y=%100\n}"
+    sink = Rule("sink", lambda p, x: p.exp(p.reshape(x)), keeps_inner=True,
+                replace=lambda x, out: get("reshape")(get("exp")(x), shape=out.shape))  # fmt: skip
+    graph, report = Rewriter([sink]).run(parse(text))
+    assert [n.op.name for n in graph.nodes] == ["exp"] * 100 + ["reshape"]
+    assert report.sweeps == 2
+
+
+def test_rules_that_undo_each_other_end_with_an_error():
+    there = Rule("there", lambda p, x: p.exp(x), replace=lambda x: get("log")(x),
+                 keeps_inner=True)  # fmt: skip
+    back = Rule("back", lambda p, x: p.log(x), replace=lambda x: get("exp")(x), keeps_inner=True)
+    graph = parse("graph g(%x: f32[]) {\n%0: f32[] = exp(%x)\nreturn y=%0\n}")
+    with pytest.raises(VerifyError, match="rules keep undoing each other"):
+        Rewriter([there, back]).run(graph)
+
+
 def test_the_first_rule_that_fits_wins():
     other = Rule("other", lambda p, x, y: p.mul(x, y), replace=lambda x, y: get("sub")(x, y))
     _, report = Rewriter([other, MUL_TWO]).run(parse(TEXT))
