@@ -7,7 +7,7 @@ from typing import Any
 from ...ir.errors import ArgumentError
 from .. import tree
 from ..keras_tensor import KerasTensor
-from ..layers.layer import Layer
+from ..layers.layer import Layer, _constructor_arguments
 from ..layers.shapes import tensors_of
 from .network import Network
 from .training import Trainer
@@ -180,6 +180,33 @@ class Model(Trainer, Layer):
         from .summary import print_summary  # rich and h5py are imported when they are needed
 
         print_summary(self, line_length, print_fn, expand_nested, show_trainable)
+
+    def get_config(self) -> dict[str, Any]:
+        """The layer graph as data; of a subclass without one, what its constructor was given."""
+        if self._network is None:
+            return Layer.get_config(self) | _constructor_arguments(self)
+        from .config import network_config
+
+        return network_config({"name": self.name, "trainable": self.trainable}, self._network)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """The model of such data, with weights made anew."""
+        if "input_layers" not in config:
+            return cls(**config)
+        from .config import network_from_config
+
+        inputs, outputs = network_from_config(config, custom_objects)
+        kind = Functional if cls in (Model, Functional) else cls
+        model = kind(inputs, outputs, name=config.get("name"))
+        model.trainable = config.get("trainable", True)
+        return model
+
+    def to_json(self, **kwargs: Any) -> str:
+        """The architecture as JSON text, in Keras' form; see `models.model_from_json`."""
+        from .config import to_json
+
+        return to_json(self, **kwargs)
 
     def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Write the weights to a `.weights.h5` file, which Keras reads too.

@@ -126,6 +126,23 @@ class Sequential(Model):
     def _build_for(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         Layer._build_for(self, args, kwargs)
 
+    def get_config(self) -> dict[str, Any]:
+        """The layers as data."""
+        from .config import stack_config
+
+        base = {"name": self.name, "trainable": self.trainable,
+                "dtype": self.dtype_policy.serialized()}  # fmt: skip
+        shape = self._tensors[0].shape if self._tensors else None
+        return stack_config(base, self._stack, shape)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """The stack of such data, with weights made anew."""
+        from .config import deserialize_operation
+
+        layers = [deserialize_operation(data, custom_objects) for data in config["layers"]]
+        return cls(layers, trainable=config.get("trainable", True), name=config.get("name"))
+
     def _sublayers(self) -> list[Layer]:
         return list(self.__dict__.get("_stack", ()))
 

@@ -299,7 +299,7 @@ class Trainer:
         """
         network = getattr(self, "_network", None)
         if network is not None:
-            given = network.arrange(x)
+            given = network.arrange(_arrays("x", x, len(network.inputs)))
             x = tree.pack_like(network.input_structure, given)
         batch = _named("x", _arrays("x", x))
         if y is not None:
@@ -454,10 +454,13 @@ def _for_outputs(what: str, given: Any, names: list[str], repeat: bool = False) 
     return flat
 
 
-def _arrays(what: str, nest: Any) -> Any:
-    """Arrays in dtypes that graphs take; a list of arrays stays a list, one of numbers does not."""
-    if isinstance(nest, list | tuple) and not any(getattr(item, "shape", ()) for item in nest):
-        nest = np.asarray(nest)
+def _arrays(what: str, nest: Any, count: int = 1) -> Any:
+    """Arrays in dtypes that graphs take; a list of arrays stays a list, one of numbers does not,
+    unless `count` arrays are expected and it has as many items.
+    """
+    if isinstance(nest, list | tuple) and not any(getattr(x, "shape", ()) for x in nest):
+        several = count > 1 and len(nest) == count
+        nest = [np.asarray(item) for item in nest] if several else np.asarray(nest)
     return tree.map_structure(lambda a: _array(what, a), nest)
 
 

@@ -173,6 +173,8 @@ def copy(x: Any) -> Any:
 def get_item(x: Any, key: Any) -> Any:
     """`x[key]` with ints, slices, None and Ellipsis; an integer tensor takes along axis 0."""
     x = tensor(x)
+    if isinstance(key, list) and any(k is None or k is ... or isinstance(k, slice) for k in key):
+        key = tuple(key)  # as it comes back from a configuration in JSON
     if isinstance(key, Value | np.ndarray | Variable | list) and not is_number(key):
         return primitive("gather")(x, tensor(key), axis=0)
     return sugar.getitem(x, key)

@@ -240,6 +240,7 @@ def test_pack_names_and_converts():
     packed = two_heads(hornfels).pack({"x": X}, {"kind": CLASSES, "value": TARGETS})
     assert list(packed) == ["x", "y/0", "y/1"]
     assert packed["y/1"] is CLASSES
+    assert mlp(hornfels).pack([[1.0] * 6, [2] * 6])["x"].shape == (2, 6)
     subclass = Subclass()
     assert list(subclass.pack([X, X])) == ["x/0", "x/1"]
     assert list(subclass.pack({"a": X, "b": X})) == ["x/a", "x/b"]
