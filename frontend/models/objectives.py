@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ...ir.builder import suspended
 from ...ir.errors import ArgumentError
 from .. import losses as losses_module
 from .. import metrics as metrics_module
-from .. import ops
+from .. import ops, tree
 
 Flat = list[Any]
 
@@ -25,6 +27,9 @@ class Objectives:
 
     def __init__(self, loss: Any, loss_weights: Any, metrics: Any, weighted_metrics: Any) -> None:
         _check_names(loss, metrics, weighted_metrics)
+        for weight in tree.leaves(loss_weights):
+            if weight is not None and not isinstance(weight, int | float | np.floating):
+                raise ArgumentError(f"loss_weights: must be numbers, got {weight!r}")
         self.loss, self.loss_weights = loss, loss_weights
         self._given = {"metrics": metrics, "weighted_metrics": weighted_metrics}
         self.loss_tracker = metrics_module.Mean(name="loss")
@@ -146,8 +151,6 @@ class Objectives:
 
 def _check_names(loss: Any, metrics: Any, weighted_metrics: Any) -> None:
     """Refuse unknown names at once, not when training starts."""
-    from .. import tree
-
     for name in tree.leaves(loss):
         if isinstance(name, str) and name.lower() not in ("crossentropy", "ce"):
             losses_module.get(name)

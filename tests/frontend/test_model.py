@@ -258,6 +258,7 @@ def test_pack_names_and_converts():
         (lambda m: step(m, "train", {"x": X}), ArgumentError, "no labels"),
         (lambda m: m.make_graph("dream"), ArgumentError, "train, test or predict, got 'dream'"),
         (lambda m: m.compile("sgd", "mean_sqared_error"), ArgumentError, "mean_sqared_error"),
+        (lambda m: m.compile("sgd", "mse", ["mae"]), ArgumentError, "loss_weights: must be num"),
         (lambda m: m.compile("sgdd", "mse"), ArgumentError, "sgdd"),
         (lambda m: m.compile("sgd", "mse", metrics=["acuracy"]), ArgumentError, "acuracy"),
         (lambda m: mlp(hornfels).fit(X, CLASSES), ArgumentError, "call model.compile"),
