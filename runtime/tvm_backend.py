@@ -37,7 +37,7 @@ def aligned_empty(type: TensorType) -> np.ndarray:
 
 def aligned(array: np.ndarray) -> np.ndarray:
     """`array` itself if kernels can read it, else a copy that they can."""
-    if array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous and array.dtype.isnative:
+    if array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous:
         return array
     copy = aligned_empty(type_of(array))
     copy[...] = array

@@ -35,9 +35,7 @@ def opaque(node: Node, buffers: Mapping[Value, Buffer], machine: Machine) -> Stm
     return nest.finish()
 
 
-def _scatter_add(
-    nest: Nest, node: Node, buffers: Mapping[Value, Buffer], machine: Machine
-) -> None:
+def _scatter_add(nest: Nest, node: Node, buffers: Mapping[Value, Buffer], machine: Machine) -> None:
     """Copy `x`, then add update after update in order; f16 and bf16 accumulate in f32."""
     x, indices, _ = node.inputs
     axis, dtype = node.attrs["axis"], x.dtype

@@ -219,9 +219,7 @@ class _Reducer:
         self, first: list[list[Element]], second: list[list[Element]]
     ) -> list[list[Element]]:
         """Partial results of two sets of elements as one."""
-        return [
-            a.combine(x, y) for a, x, y in zip(self.accumulators, first, second, strict=True)
-        ]
+        return [a.combine(x, y) for a, x, y in zip(self.accumulators, first, second, strict=True)]
 
     def start(self, arrays: list[list[Buffer]], widths: Sequence[int], lanes: int) -> None:
         """Set partial results to the identities."""
@@ -231,9 +229,7 @@ class _Reducer:
                 width, lambda lane, n=number: self.put(arrays, lane + n * lanes, identities)
             )
 
-    def update(
-        self, arrays: list[list[Buffer]], place: Index, at: Mapping[_Loop, Index]
-    ) -> None:
+    def update(self, arrays: list[list[Buffer]], place: Index, at: Mapping[_Loop, Index]) -> None:
         """Add one element of the operands to the partial results at `place`."""
         values = self.lifted(at)
         self.put(arrays, place, self.combined(self.get(arrays, place), values))

@@ -33,9 +33,7 @@ def shaped_buffer(name: str, value: Value) -> Buffer:
     return emit.buffer(name, [int(d) for d in value.shape], _NATIVE[value.dtype.name])
 
 
-def rooted(
-    body: Graph, root: Node, buffers: Mapping[Value, Buffer], machine: Machine
-) -> Stmt:
+def rooted(body: Graph, root: Node, buffers: Mapping[Value, Buffer], machine: Machine) -> Stmt:
     """The loops of a kernel whose root is a contraction or a window op.
 
     Parameters

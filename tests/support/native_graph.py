@@ -12,9 +12,30 @@ from hornfels.codegen.tvm.target import Target
 from hornfels.ir import Evaluation, Graph, evaluate
 from hornfels.passes.fusion import fuse
 from hornfels.passes.memory import plan
+from hornfels.passes.plan import Kernel
 
 TOLERANCE = {"f64": 1e-12, "f32": 3e-6, "f16": 2e-3, "bf16": 1.6e-2}
 """Allowed error relative to an element and the mean of all; other dtypes must be equal."""
+
+
+def arrays_for(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random arrays for the parameters of a static graph."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for v in graph.parameters:
+        if v.dtype.is_bool:
+            found[v.name] = rng.random(v.shape) < 0.5
+        elif v.dtype.is_float:
+            found[v.name] = rng.uniform(-2, 2, v.shape).astype(v.dtype.numpy)
+        else:
+            found[v.name] = rng.integers(0, 100, v.shape).astype(v.dtype.numpy)
+    return found
+
+
+def only_kernel(graph: Graph) -> Kernel:
+    """The kernel of a graph that fusion makes one call of."""
+    (call,) = fuse(graph)
+    return call.kernel
 
 
 def compiled(graph: Graph, target: Target = TARGET) -> Compiled:

@@ -22,11 +22,17 @@ SUMS = {"reduce_sum", "reduce_prod", "matmul", "conv", "conv_input_grad", "conv_
 
 def cases(op: Op) -> list[Case]:
     """The op's samples with sizes for symbols, and elementwise ops on further shapes."""
-    static = [replace(c, types=tuple(t.substitute(SIZES) for t in c.types),
-                      attrs={k: bound(v) for k, v in c.attrs.items()}) for c in op.samples]  # fmt: skip
+    static = [
+        replace(
+            c,
+            types=tuple(t.substitute(SIZES) for t in c.types),
+            attrs={k: bound(v) for k, v in c.attrs.items()},
+        )
+        for c in op.samples
+    ]
     if op.kind != "elementwise":
         return static
-    by_dtypes = {tuple(t.dtype for t in c.types) + (c.attrs.get("dtype"),): c for c in static}
+    by_dtypes = {(*(t.dtype for t in c.types), c.attrs.get("dtype")): c for c in static}
     more = [
         replace(c, types=tuple(t.with_shape(shape) for t in c.types))
         for c in by_dtypes.values()
