@@ -6,9 +6,9 @@ A setting comes from `with settings(...)`, else from the environment, else its d
 environment             `settings(...)`           meaning
 ======================  ========================  ==============================================
 HORNFELS_DEBUG          debug="passes,memory"     topics to report on stderr, see `TOPICS`
-HORNFELS_DUMP           dump="folder"             write the graph after each pass into a folder
+HORNFELS_DUMP           dump="folder"             write graphs after each pass, one folder a graph
 HORNFELS_STOP_AFTER     stop_after="cse"          end the pipeline after the pass of that name
-HORNFELS_REWRITE_LIMIT  rewrite_limit=12          fire so many rewrites in all, then no more
+HORNFELS_REWRITE_LIMIT  rewrite_limit=12          fire at most so many rewrites in a pass
 ======================  ========================  ==============================================
 
 The last two find the pass and the rewrite that break a graph, by bisection.

@@ -1,7 +1,8 @@
 """The pipeline: which passes run, in one list; each one's result is verified.
 
 Settings (see `ir/settings.py`): `debug=passes` prints a line a pass, `debug=rules` what rules did,
-`dump` names a folder for `00_trace.ir, 01_cse.ir, ...`, `stop_after` ends early.
+`dump` names a folder that gets one folder for each graph, with `00_trace.ir, 01_cse.ir, ...`;
+`stop_after` ends early.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def optimize(
     Parameters
     ----------
     dump : path, optional
-        A folder for the graph after each pass; the setting `dump` by default.
+        A folder for the graph after each pass; by default one of the graph's name in the folder
+        that the setting `dump` names, if any.
 
     Raises
     ------
@@ -139,7 +141,7 @@ def stages(
     if settings.stop_after and settings.stop_after not in names:
         raise ArgumentError(f"stop_after: {settings.stop_after!r} is no pass of this pipeline; "
                             f"there are {', '.join(dict.fromkeys(names))}")  # fmt: skip
-    folder = dump or settings.dump
+    folder = dump or _folder_for(graph, settings.dump)
     first = Stage("00_trace", verify(graph))
     _write(folder, first)
     yield first
@@ -175,6 +177,18 @@ def stage_text(graph: Graph, stage: str) -> str:
         )
     plan = make_plan(each.graph)
     return "\n\n".join([*(str(kernel.body) for kernel in plan.kernels), str(plan)])
+
+
+_dumped: Counter[str] = Counter()  # how many graphs of a name this process has written
+
+
+def _folder_for(graph: Graph, dump: str) -> Path | None:
+    """`dump/train`, then `dump/train_1`, ... for graphs of one name, as of two batch sizes."""
+    if not dump:
+        return None
+    number = _dumped[graph.name]
+    _dumped[graph.name] += 1
+    return Path(dump) / (f"{graph.name}_{number}" if number else graph.name)
 
 
 def _run(label: str, each: Pass, graph: Graph, before: Sequence[str]) -> Stage:

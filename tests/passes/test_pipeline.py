@@ -97,8 +97,14 @@ def test_dumps(tmp_path):
     for path in (tmp_path / "a").iterdir():
         parse(path.read_text())
     with settings(dump=str(tmp_path / "b"), stop_after="simplify"):
-        optimize(SMALL["mlp"]())
-    assert [p.name for p in sorted((tmp_path / "b").iterdir())] == names[:3]
+        graph = SMALL["mlp"]()
+        optimize(graph)
+        optimize(graph)
+    folders = sorted((tmp_path / "b").iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        assert folder.name.startswith("mlp_train")
+        assert [p.name for p in sorted(folder.iterdir())] == names[:3]
 
 
 def test_stop_after_must_name_a_pass():
