@@ -68,9 +68,13 @@ class Slot:
     offset: int
     nbytes: int
 
+    @property
+    def place(self) -> str:
+        """`arena+128` or `state[3]`."""
+        return self.space + (f"+{self.offset}" if self.space == "arena" else f"[{self.index}]")
+
     def __str__(self) -> str:
-        at = f"+{self.offset}" if self.space == "arena" else f"[{self.index}]"
-        return f"{self.space}{at} ({self.nbytes} bytes)"
+        return f"{self.place} ({self.nbytes} bytes)"
 
 
 @dataclass(frozen=True)
@@ -139,14 +143,16 @@ class Plan:
     __repr__ = __str__
 
     def _lines(self) -> Iterator[str]:
-        yield f"plan {self.graph.name}: {len(self.calls)} calls of {len(self.kernels)} kernels, "
-        yield f"  arena {self.arena_bytes} bytes, {len(self.copies)} copies"
+        yield (
+            f"plan {self.graph.name}: {len(self.calls)} calls of {len(self.kernels)} kernels, "
+            f"arena {self.arena_bytes} bytes, {len(self.copies)} copies"
+        )
         for call in self.calls:
-            operands = ", ".join(f"{v.type} {self.slots[v]}" for v in call.inputs)
-            results = ", ".join(f"{v.type} {self.slots[v]}" for v in call.outputs)
+            operands = ", ".join(f"{v.type} {self.slots[v].place}" for v in call.inputs)
+            results = ", ".join(f"{v.type} {self.slots[v].place}" for v in call.outputs)
             yield f"  {call.kernel.name} [{call.kernel.root}]: {operands} -> {results}"
         for copy in self.copies:
-            yield f"  copy {copy.source} -> {copy.target}"
+            yield f"  copy {copy.source.place} -> {copy.target}"
 
 
 def align(nbytes: int) -> int:
