@@ -7,6 +7,7 @@ that they see comes from `aligned_empty`, except inputs that already lie right.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from ..codegen.tvm.lower import Compiled, compile_plan
 from ..codegen.tvm.target import parse_target
 from ..ir import Graph
 from ..ir.errors import ArgumentError, DTypeError, LoweringError, ShapeError
-from ..ir.graph import Value
 from ..ir.types import TensorType, type_of, u8
 from ..passes.pipeline import make_plan, optimize
 
@@ -29,19 +29,55 @@ def aligned_empty(type: TensorType) -> np.ndarray:
     type : TensorType
         Static.
     """
-    block = np.empty(type.nbytes + ALIGNMENT, np.uint8)
-    start = -block.ctypes.data % ALIGNMENT
-    flat = block[start : start + type.nbytes].view(type.dtype.numpy)
-    return flat.reshape([int(d) for d in type.shape])
+    return _Blank.of(type).make()
+
+
+def address_of(array: np.ndarray) -> int:
+    """Where an array's memory begins."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def is_aligned(array: np.ndarray) -> bool:
+    """Whether kernels can read an array as it lies."""
+    return address_of(array) % ALIGNMENT == 0 and array.flags.c_contiguous
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
     """`array` itself if kernels can read it, else a copy that they can."""
-    if array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous:
+    if is_aligned(array):
         return array
     copy = aligned_empty(type_of(array))
     copy[...] = array
     return copy
+
+
+@dataclass(frozen=True)
+class _Blank:
+    """What is known of an array before it is made, so that making one takes a microsecond."""
+
+    name: str
+    type: TensorType
+    nbytes: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of(type: TensorType, name: str = "") -> _Blank:
+        shape = tuple(int(d) for d in type.shape)
+        return _Blank(name, type, type.nbytes, type.dtype.numpy, shape)
+
+    def make(self) -> np.ndarray:
+        block = np.empty(self.nbytes + ALIGNMENT, np.uint8)
+        start = -address_of(block) % ALIGNMENT
+        return np.ndarray(self.shape, self.dtype, block.data, start)
+
+    def require(self, array: np.ndarray) -> None:
+        """Refuse an array of another dtype or shape."""
+        if array.dtype != self.dtype:
+            raise DTypeError(f"{self.name} must be {self.type}, got {type_of(array)}")
+        if array.shape != self.shape:
+            raise ShapeError(f"{self.name} must be {self.type}, got {type_of(array)}")
 
 
 class TvmState:
@@ -85,9 +121,10 @@ class TvmExecutable:
         self.graph = graph
         self.plan = compiled.plan
         self.program = compiled.program
-        arena = TensorType(u8, (compiled.arena_bytes,))
-        self._arena = aligned_empty(arena)
+        self._arena = aligned_empty(TensorType(u8, (compiled.arena_bytes,)))
         self._constants = [aligned(array) for array in compiled.plan.constants]
+        self._inputs = [_Blank.of(v.type, v.name) for v in graph.inputs]
+        self._outputs = [_Blank.of(v.type) for v in graph.outputs]
         self._located: tuple[TvmState, int] | None = None
         self._state_pointers: list[int] = []
 
@@ -98,25 +135,27 @@ class TvmExecutable:
 
     def __call__(self, state: TvmState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; outputs are fresh arrays, updates are applied to `state`."""
-        given = [self._input(v, inputs) for v in self.graph.inputs]
+        given = [self._input(blank, inputs) for blank in self._inputs]
         state_pointers = self._locate(state)
-        outputs = [aligned_empty(v.type) for v in self.graph.outputs]
+        outputs = [blank.make() for blank in self._outputs]
         pointers = [
-            self._arena.ctypes.data,
-            *(array.ctypes.data for array in given),
+            address_of(self._arena),
+            *map(address_of, given),
             *state_pointers,
-            *(array.ctypes.data for array in outputs),
-            *(array.ctypes.data for array in self._constants),
+            *map(address_of, outputs),
+            *map(address_of, self._constants),
         ]
         self.program.run(pointers[: self.program.pointers])
         return dict(zip(self.graph.output_names, outputs, strict=True))
 
-    def _input(self, value: Value, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        if value.name not in inputs:
-            raise ArgumentError(f"graph {self.graph.name}: input {value.name!r} is missing, "
-                                f"got {', '.join(inputs) or 'none'}")  # fmt: skip
-        array = np.asarray(inputs[value.name])
-        _require(value, array)
+    def _input(self, blank: _Blank, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        if blank.name not in inputs:
+            raise ArgumentError(
+                f"graph {self.graph.name}: input {blank.name!r} is missing, "
+                f"got {', '.join(inputs) or 'none'}"
+            )
+        array = np.asarray(inputs[blank.name])
+        blank.require(array)
         return aligned(array)
 
     def _locate(self, state: TvmState) -> list[int]:
@@ -128,18 +167,10 @@ class TvmExecutable:
                     raise ArgumentError(
                         f"graph {self.graph.name}: state {value.name!r} is not on the device"
                     )
-                _require(value, state.array(value.name))
-            self._state_pointers = [state.array(v.name).ctypes.data for v in self.graph.state]
+                _Blank.of(value.type, value.name).require(state.array(value.name))
+            self._state_pointers = [address_of(state.array(v.name)) for v in self.graph.state]
             self._located = (state, state.version)
         return self._state_pointers
-
-
-def _require(value: Value, array: np.ndarray) -> None:
-    got = type_of(array)
-    if got.dtype != value.dtype:
-        raise DTypeError(f"{value.name} must be {value.type}, got {got}")
-    if got.shape != value.shape:
-        raise ShapeError(f"{value.name} must be {value.type}, got {got}")
 
 
 class TvmBackend:
