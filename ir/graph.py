@@ -359,7 +359,10 @@ class Graph:
                         outputs = builder.emit(node.op, inputs, node.attrs)
                 if outputs is not None:
                     replaced.update(zip(node.outputs, outputs, strict=True))
-        new = lambda v: replaced.get(v, v)  # noqa: E731
+
+        def new(value: Value) -> Value:
+            return replaced.get(value, value)
+
         return Graph.make(
             self.name, map(new, self.inputs), map(new, self.state),
             dict(zip(self.output_names, map(new, self.outputs), strict=True)),

@@ -30,9 +30,10 @@ from .types import (
 
 if TYPE_CHECKING:
     from .graph import Value
+    from .op import Op
 
 
-def _op(name: str) -> Any:
+def _op(name: str) -> Op:
     from .op import get
 
     return get(name)
@@ -132,13 +133,13 @@ def broadcast_shapes(*shapes: Shape, name: str = "broadcast") -> Shape:
 
 def broadcast_to(x: Any, shape: Sequence[Size]) -> Value:
     """NumPy's `broadcast_to`."""
-    x, shape = value(x), tuple(shape)
-    if x.shape == shape:
-        return x
-    offset = len(shape) - x.ndim
+    tensor, shape = value(x), tuple(shape)
+    if tensor.shape == shape:
+        return tensor
+    offset = len(shape) - tensor.ndim
     if offset < 0:
-        raise ShapeError(f"broadcast_to: rank must not shrink, got {x.type} to {list(shape)}")
-    return _op("broadcast")(x, shape=shape, axes=tuple(range(offset, len(shape))))
+        raise ShapeError(f"broadcast_to: rank must not shrink, got {tensor.type} to {list(shape)}")
+    return _op("broadcast")(tensor, shape=shape, axes=tuple(range(offset, len(shape))))
 
 
 def expand(x: Value, axes: Sequence[int], shape: Shape) -> Value:
@@ -176,13 +177,13 @@ def floor_divide(x: Any, y: Any) -> Value:
 def power(x: Any, y: Any) -> Value:
     """`x ** y`; small integer exponents become multiplications."""
     if isinstance(y, int | float) and not isinstance(x, int | float):
-        x = value(x)
+        base = value(x)
         if y == 2:
-            return binary("mul", x, x)
+            return binary("mul", base, base)
         if y == 0.5:
-            return unary("sqrt", x)
+            return unary("sqrt", base)
         if y == 1:
-            return x
+            return base
     return binary("pow", x, y)
 
 
@@ -195,12 +196,12 @@ def select(condition: Any, x: Any, y: Any) -> Value:
 
 
 def cast(x: Any, dtype: Any) -> Value:
-    x, dtype = value(x), as_dtype(dtype)
-    if x.dtype == dtype:
-        return x
+    tensor, dtype = value(x), as_dtype(dtype)
+    if tensor.dtype == dtype:
+        return tensor
     if dtype.is_bool:
-        return binary("not_equal", x, value(0, x.dtype))
-    return _op("cast")(x, dtype=dtype)
+        return binary("not_equal", tensor, value(0, tensor.dtype))
+    return _op("cast")(tensor, dtype=dtype)
 
 
 def full(shape: Sequence[Size], fill: Any, dtype: Any) -> Value:
@@ -317,7 +318,11 @@ def getitem(x: Value, key: Any) -> Value:
     fill = [slice(None)] * (x.ndim - used)
     at = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
     keys = [*keys[:at], *fill, *keys[at + 1 :]]
-    starts, limits, strides, shape, flipped, axis = [], [], [], [], [], 0
+    starts: list[Size] = []
+    limits: list[Size] = []
+    strides: list[int] = []
+    shape: list[Size] = []
+    flipped, axis = [], 0
     for k in keys:
         if k is None:
             shape.append(1)
@@ -325,7 +330,9 @@ def getitem(x: Value, key: Any) -> Value:
         start, limit, stride, size = _slice_bounds(k, x.shape[axis], x)
         if stride < 0:
             flipped.append(axis)
-        starts.append(start), limits.append(limit), strides.append(abs(stride))
+        starts.append(start)
+        limits.append(limit)
+        strides.append(abs(stride))
         if isinstance(k, slice):
             shape.append(size)
         axis += 1

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -31,7 +32,8 @@ class DType:
     @cached_property
     def numpy(self) -> np.dtype:
         """The NumPy dtype (bf16 is ml_dtypes')."""
-        return np.dtype(_NUMPY[self.name])
+        dtype: np.dtype = np.dtype(_NUMPY[self.name])
+        return dtype
 
     @property
     def itemsize(self) -> int:
@@ -59,7 +61,7 @@ class DType:
     __repr__ = __str__
 
 
-_NUMPY: dict[str, object] = {
+_NUMPY: dict[str, Any] = {
     "f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
     "i64": np.int64, "i32": np.int32, "i16": np.int16, "i8": np.int8,
     "u32": np.uint32, "u8": np.uint8, "bool": np.bool_,
@@ -271,7 +273,7 @@ def exact_div(a: Size, b: Size) -> Size | None:
 
 def size_of(shape: Iterable[Size]) -> Size:
     """The number of elements of a shape."""
-    return math.prod(shape)  # type: ignore[arg-type, return-value]
+    return math.prod(shape)
 
 
 def substitute(size: Size, bindings: Mapping[str, Size]) -> Size:
