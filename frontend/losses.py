@@ -42,7 +42,7 @@ class LabelRange:
         LabelError
             If one is not.
         """
-        wrong = (labels < 0) | (labels >= self.classes)
+        wrong = ~((labels >= 0) & (labels < self.classes))  # so that NaN is wrong too
         if self.ignored is not None:
             wrong &= labels != self.ignored
         if wrong.any():

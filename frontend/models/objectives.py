@@ -116,6 +116,7 @@ class Objectives:
     def total(self, y: Flat, y_pred: Flat, sample_weight: Flat, added: Flat) -> Any:
         """The weighted sum of the losses and of those that layers add; None if there are none."""
         terms = []
+        _labels(y, self._losses)
         pairs = zip(self._losses, self._weights, self._trackers, strict=True)
         for index, (loss, weight, tracker) in enumerate(pairs):
             if loss is None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...ir import sugar
 from ...ir.builder import current
-from ...ir.errors import ArgumentError, DTypeError, HornfelsError
+from ...ir.errors import ArgumentError, DTypeError, HornfelsError, ShapeError
 from ...ir.graph import Graph, Value
 from ...ir.types import TensorType, as_dtype, f64, i32, type_of
 from .. import config, ops, tree
@@ -460,7 +460,7 @@ def _arrays(what: str, nest: Any, count: int = 1) -> Any:
     """
     if isinstance(nest, list | tuple) and not any(getattr(x, "shape", ()) for x in nest):
         several = count > 1 and len(nest) == count
-        nest = [np.asarray(item) for item in nest] if several else np.asarray(nest)
+        nest = [_numbers(what, item) for item in nest] if several else _numbers(what, nest)
     return tree.map_structure(lambda a: _array(what, a), nest)
 
 
@@ -468,7 +468,7 @@ _WIDER = {"uint16": "int32", "uint64": "int64", "float128": "float64", "longdoub
 
 
 def _array(what: str, x: Any) -> np.ndarray:
-    array = x.numpy() if isinstance(x, Variable) else np.asarray(x)
+    array = x.numpy() if isinstance(x, Variable) else _numbers(what, x)
     array = array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
     try:
         dtype = as_dtype(array.dtype)
@@ -477,6 +477,13 @@ def _array(what: str, x: Any) -> np.ndarray:
     if dtype is f64:
         array = array.astype(as_dtype(config.floatx()).numpy, copy=False)
     return array
+
+
+def _numbers(what: str, x: Any) -> np.ndarray:
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ShapeError(f"{what}: must be an array, got a nest of unequal lengths") from error
 
 
 def _batched(x: Any) -> TensorType:
