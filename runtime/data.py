@@ -55,7 +55,7 @@ class Examples:
 
     def split(self, fraction: float) -> tuple[Examples, Examples]:
         """The examples before and in the last `fraction` (0 < fraction < 1), in order."""
-        if not 0 < fraction < 1:
+        if not isinstance(fraction, float | np.floating) or not 0 < fraction < 1:
             raise ArgumentError(f"validation_split must be between 0 and 1, got {fraction}")
         at = int(self.size * (1 - fraction))
         if at in (0, self.size):
@@ -153,8 +153,14 @@ def weights_of_classes(y: np.ndarray, class_weight: Mapping[int, float]) -> np.n
 
     Classes that the mapping does not name weigh 1.
     """
+    if not isinstance(class_weight, Mapping):
+        raise ArgumentError(
+            f"class_weight must be a mapping of class to weight, got {class_weight!r}"
+        )
     labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y))
     weights = np.ones(len(y), np.float32)
     for label, weight in class_weight.items():
+        if not isinstance(weight, int | float | np.number):
+            raise ArgumentError(f"class_weight of class {label} must be a number, got {weight!r}")
         weights[labels == label] = weight
     return weights

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..ir.errors import ArgumentError
+from ..ir.types import type_of
 from .callbacks import Callback, CallbackList, History
 from .data import Batch, Examples, Source, Stream, is_stream, size_of_batch
 from .progress import ProgressDisplay, as_floats
@@ -35,7 +37,7 @@ def fit(
     steps_per_epoch: int | None = None,
     validation_steps: int | None = None,
     validation_batch_size: int | None = None,
-    validation_freq: int = 1,
+    validation_freq: int | Sequence[int] = 1,
 ) -> History:
     """Train for epochs.
 
@@ -61,8 +63,8 @@ def fit(
         End an epoch, or a validation, after so many batches.
     validation_batch_size : int
         `batch_size` by default.
-    validation_freq : int
-        Validate after every so many epochs.
+    validation_freq : int or sequence of int
+        Validate after every so many epochs, or after these epochs, counted from 1.
 
     Returns
     -------
@@ -74,6 +76,9 @@ def fit(
     HornfelsError
         If arguments or data do not fit; nothing has been trained on the batch at fault.
     """
+    _require_counts(epochs=epochs, initial_epoch=initial_epoch, least=0)
+    _require_counts(steps_per_epoch=steps_per_epoch, validation_steps=validation_steps)
+    _require_epochs(validation_freq)
     model: Any = compiled.model
     train = _source(compiled, x, y, sample_weight, batch_size, class_weight)
     held_out = _validation(compiled, validation_data, validation_batch_size or batch_size)
@@ -83,6 +88,9 @@ def fit(
         train, held_out = train.split(validation_split)
         if validation_batch_size:
             held_out = Examples(held_out.arrays, validation_batch_size, held_out.random)
+    if isinstance(held_out, Examples):  # what is wrong with them shows before training starts
+        compiled.step("test", {name: type_of(array) for name, array in held_out.arrays.items()})
+        model.check(held_out.arrays)
     display = ProgressDisplay(verbose)
     history = History()
     hooks = CallbackList([history, *_listed(callbacks), display], model, epochs=epochs,
@@ -97,8 +105,10 @@ def fit(
             hooks.on_epoch_begin(epoch)
             if batches is None or steps_per_epoch is None:
                 batches = _prepared(compiled, "train", train, shuffle)
-            logs = _train_epoch(compiled, batches, steps_per_epoch, hooks)
-            if held_out is not None and (epoch + 1) % validation_freq == 0:
+            logs, steps = _train_epoch(compiled, batches, steps_per_epoch, hooks)
+            if steps_per_epoch is not None and steps < steps_per_epoch:
+                batches = None  # they ran out: the next epoch begins anew
+            if held_out is not None and _is_due(epoch + 1, validation_freq):
                 found = _test(compiled, held_out, validation_steps, hooks)
                 logs |= {f"val_{name}": value for name, value in found.items()}
             hooks.on_epoch_end(epoch, logs)
@@ -126,6 +136,7 @@ def evaluate(
 
     The arguments are those of `fit`; the order of the examples is kept.
     """
+    _require_counts(steps=steps)
     source = _source(compiled, x, y, sample_weight, batch_size)
     display = ProgressDisplay(verbose)
     hooks = CallbackList([*_listed(callbacks), display], compiled.model,
@@ -148,6 +159,7 @@ def predict(
     callbacks: Sequence[Callback] | Callback | None = None,
 ) -> Any:
     """The model's outputs for all examples, in order, in the structure of its output."""
+    _require_counts(steps=steps)
     source = _source(compiled, x, None, None, batch_size)
     display = ProgressDisplay(verbose)
     hooks = CallbackList([*_listed(callbacks), display], compiled.model,
@@ -197,9 +209,26 @@ def _validation(compiled: CompiledModel, data: Any, batch_size: int | None) -> S
         return None
     if is_stream(data):
         return Stream(data, compiled.model.pack)
-    if not isinstance(data, tuple) or len(data) not in (2, 3):
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         raise ArgumentError("validation_data must be (x, y), (x, y, sample_weight) or an iterable")
     return _source(compiled, data[0], data[1], data[2] if len(data) == 3 else None, batch_size)
+
+
+def _require_counts(least: int = 1, **counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and (not isinstance(count, int | np.integer) or count < least):
+            raise ArgumentError(f"{name} must be an int of {least} or more, got {count!r}")
+
+
+def _require_epochs(validation_freq: int | Sequence[int]) -> None:
+    if not isinstance(validation_freq, list | tuple | set | range):
+        _require_counts(validation_freq=validation_freq)  # type: ignore[arg-type]
+
+
+def _is_due(epoch: int, validation_freq: int | Sequence[int]) -> bool:
+    if isinstance(validation_freq, int | np.integer):
+        return bool(epoch % validation_freq == 0)
+    return epoch in validation_freq
 
 
 def _listed(callbacks: Sequence[Callback] | Callback | None) -> list[Callback]:
@@ -218,7 +247,8 @@ def _prepared(compiled: CompiledModel, kind: str, source: Source, shuffle: bool)
 
 def _train_epoch(
     compiled: CompiledModel, batches: Iterator[Batch], limit: int | None, hooks: CallbackList
-) -> dict[str, float]:
+) -> tuple[dict[str, float], int]:
+    """The last logs and the number of steps done, fewer than `limit` if the data ran out."""
     compiled.model.reset_metrics()
     logs: dict[str, float] = {}
     index = 0
@@ -233,7 +263,9 @@ def _train_epoch(
         raise ArgumentError("fit: the data gave no batch",
                             hint="an iterator gives its batches once; with several epochs "
                             "pass steps_per_epoch")  # fmt: skip
-    return logs
+    if limit is not None and index < limit and not compiled.model.stop_training:
+        warnings.warn(f"the data gave {index} of {limit} batches for this epoch", stacklevel=4)
+    return logs, index
 
 
 def _test(

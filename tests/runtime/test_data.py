@@ -87,3 +87,6 @@ def test_streams():
 def test_class_weights():
     for y in (np.array([0, 1, 2]), np.array([[0], [1], [2]]), np.eye(3)):
         np.testing.assert_array_equal(weights_of_classes(y, {1: 2.0, 2: 0.5}), [1, 2, 0.5])
+    for wrong in ([1.0, 2.0], {0: "much"}):
+        with pytest.raises(ArgumentError, match="class_weight"):
+            weights_of_classes(np.array([0, 1]), wrong)

@@ -149,6 +149,44 @@ def test_generators_and_steps_per_epoch():
         model.fit(iter([(x, y)]), y, verbose=0)
 
 
+def test_data_that_runs_out_ends_the_epoch_and_begins_anew():
+    x, y = data()
+    model, seen = build(), []
+    counter = hf.callbacks.LambdaCallback(on_train_batch_end=lambda b, logs: seen.append(b))
+    with pytest.warns(UserWarning, match="gave 2 of 3 batches"):
+        model.fit(x, y, batch_size=10, epochs=2, steps_per_epoch=3, verbose=0, callbacks=[counter])
+    assert seen == [0, 1, 0, 1]
+
+
+def test_validation_is_due_at_the_epochs_that_are_asked_for():
+    x, y = data()
+    model = build()
+    for frequency, times in ((2, 2), ([1, 4, 5], 3)):
+        history = model.fit(x, y, epochs=5, verbose=0, validation_data=[x, y],
+                            validation_freq=frequency)  # fmt: skip
+        assert len(history.history["val_loss"]) == times
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": "3"}, "epochs must be an int of 0 or more, got '3'"),
+        ({"initial_epoch": -1}, "initial_epoch must be"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be an int of 1 or more, got 0"),
+        ({"validation_freq": 0}, "validation_freq must be"),
+        ({"validation_split": "0.1"}, "validation_split must be"),
+        ({"validation_data": (np.ones((2, 3)), np.ones((2, 3)))}, "must have shape"),
+    ],
+)
+def test_arguments_of_fit_are_refused_before_the_first_step(options, message):
+    x, y = data()
+    model = build()
+    before = weights(model)
+    with pytest.raises(HornfelsError, match=message):
+        model.fit(x, y, verbose=0, **options)
+    assert same(before, weights(model))
+
+
 def test_callbacks_stop_training_and_keep_the_best(tmp_path):
     x, y = data()
     model = build(optimizer=hf.optimizers.SGD(0.0))
@@ -194,6 +232,9 @@ def test_a_refused_batch_leaves_the_state_alone(backend):
         (x, labels[:-1], HornfelsError, "same number of examples"),
         ([x, x], labels, ArgumentError, "must be 1 inputs"),
         (x.astype(str), labels, DTypeError, "array of numbers"),
+        ([[1, 2], [3]], labels, ShapeError, "unequal lengths"),
+        (x, None, ArgumentError, "no labels were given"),
+        (x, np.full(20, np.nan), LabelError, "got nan"),
     ]
     for bad_x, bad_y, error, message in refused:
         with pytest.raises(error, match=message):
