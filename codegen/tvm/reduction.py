@@ -5,7 +5,9 @@ positions in memory allow it. Two forms, by the kind of the last loop, along whi
 
 - *rows*: the last loop is reduced. Vectors of partial results, combined at the end of a row.
 - *columns*: the last loop is kept. A tile of neighbouring columns stays in registers while the
-  reduced loops run; so the bias gradient over N, H, W reads its operand once, in order.
+  reduced loops run; so the bias gradient over N, H, W reads its operand once, in order. If the
+  operand does not fit the cache the tile is wide and lies in memory, for reading a few columns of
+  each row would use a part of each page only.
 
 Threads split the kept loops if these are long enough, else the reduced ones; then every task
 leaves partial results in the workspace, which are combined afterwards.
@@ -32,6 +34,7 @@ from .pointwise import lanes_for, loops, spread, write
 from .target import Machine
 
 _UNROLLED_COST = 24  # operations of a body that may be repeated for several vectors
+_WIDE = 4096  # columns whose sums fit the first-level cache beside what streams through it
 _VECTORS = 4  # accumulators in flight, which hide the latency of an addition
 
 
@@ -46,6 +49,12 @@ class _Loop:
     @property
     def extent(self) -> int:
         return math.prod(self.sizes)
+
+
+Arrays = list[list[Buffer]]  # for each reduction, one for each part of its partial results
+Results = list[list[Element]]
+Finish = Callable[[Mapping["_Loop", Index], Results], None]
+Outermost = Callable[[Callable[[Index], None]], None]
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ class _Reducer:
         work = serial_nanoseconds(size, body.nodes, traffic(body))
         self.tasks = tasks_for(work, machine)
         self.light = sum(map(cost, body.nodes)) <= _UNROLLED_COST
+        self.is_streamed = sum(v.type.nbytes for v in body.inputs) > machine.l2
 
     # --- loops ---
 
@@ -173,7 +183,7 @@ class _Reducer:
 
     # --- elements ---
 
-    def lifted(self, at: Mapping[_Loop, Index]) -> list[list[Element]]:
+    def lifted(self, at: Mapping[_Loop, Index]) -> Results:
         """What one element of the operands contributes to each reduction."""
         full = self._full(at)
         return [
@@ -181,7 +191,7 @@ class _Reducer:
             for a, n in zip(self.accumulators, self.nodes, strict=True)
         ]
 
-    def finish(self, at: Mapping[_Loop, Index], values: list[list[Element]]) -> None:
+    def finish(self, at: Mapping[_Loop, Index], values: Results) -> None:
         """Run the epilogue on the results at `at` and store."""
         kept = self._kept(at)
         flat = ix.linearize(kept, self.kept_shape)
@@ -197,17 +207,17 @@ class _Reducer:
 
     # --- accumulators in registers ---
 
-    def arrays(self, size: int) -> list[list[Buffer]]:
+    def arrays(self, size: int) -> Arrays:
         """Local arrays for `size` partial results of each reduction."""
         return [[self.nest.local(storage(d), size) for d in a.dtypes] for a in self.accumulators]
 
-    def put(self, arrays: list[list[Buffer]], place: Index, values: list[list[Element]]) -> None:
+    def put(self, arrays: Arrays, place: Index, values: Results) -> None:
         """Store partial results at a place of arrays."""
         for a, buffers, parts in zip(self.accumulators, arrays, values, strict=True):
             for buffer, part, dtype in zip(buffers, parts, a.dtypes, strict=True):
                 self.nest.emit(store(buffer, place.expression(), part.expr, dtype))
 
-    def get(self, arrays: list[list[Buffer]], place: Index) -> list[list[Element]]:
+    def get(self, arrays: Arrays, place: Index) -> Results:
         """Load partial results."""
         return [
             [read(self.nest, b, place, d) for b, d in
@@ -215,13 +225,11 @@ class _Reducer:
             for a, buffers in zip(self.accumulators, arrays, strict=True)
         ]  # fmt: skip
 
-    def combined(
-        self, first: list[list[Element]], second: list[list[Element]]
-    ) -> list[list[Element]]:
+    def combined(self, first: Results, second: Results) -> Results:
         """Partial results of two sets of elements as one."""
         return [a.combine(x, y) for a, x, y in zip(self.accumulators, first, second, strict=True)]
 
-    def start(self, arrays: list[list[Buffer]], widths: Sequence[int], lanes: int) -> None:
+    def start(self, arrays: Arrays, widths: Sequence[int], lanes: int) -> None:
         """Set partial results to the identities."""
         identities = [a.identity() for a in self.accumulators]
         for number, width in enumerate(widths):
@@ -229,12 +237,12 @@ class _Reducer:
                 width, lambda lane, n=number: self.put(arrays, lane + n * lanes, identities)
             )
 
-    def update(self, arrays: list[list[Buffer]], place: Index, at: Mapping[_Loop, Index]) -> None:
+    def update(self, arrays: Arrays, place: Index, at: Mapping[_Loop, Index]) -> None:
         """Add one element of the operands to the partial results at `place`."""
         values = self.lifted(at)
         self.put(arrays, place, self.combined(self.get(arrays, place), values))
 
-    def partials(self, tasks: int) -> list[list[Buffer]]:
+    def partials(self, tasks: int) -> Arrays:
         """Workspace for the results of each task."""
         size = tasks * max(1, math.prod(self.kept_shape))
         return [[self.nest.scratch(storage(d), size) for d in a.dtypes] for a in self.accumulators]
@@ -261,6 +269,13 @@ class _Columns:
         vectors = max(1, _VECTORS // registers) if reducer.light else 1
         self.lanes = reducer.lanes
         self.tile = self.lanes * vectors
+        self.unrolled = self.tile
+        if reducer.is_streamed and self.last.extent > self.tile:
+            self.tile = max(self.tile, _WIDE // registers)
+        is_wide = self.tile > self.unrolled
+        self.together = 4 if is_wide and reducer.light and reduced[-1].extent % 4 == 0 else 1
+        self.steps = [loop.extent for loop in reduced]
+        self.steps[-1] //= self.together
 
     def run(self) -> None:
         tasks = self.reducer.tasks
@@ -270,10 +285,12 @@ class _Columns:
             self._all()
         elif rows >= 4 * tasks or (rows > 1 and rows % tasks == 0):
             self._over_rows(tasks)
-        elif tiles >= 4 * tasks or (tiles > 1 and tiles % tasks == 0):
+        elif tiles >= 4 * tasks:
             self._over_tiles(tasks)
-        elif self.reduced[0].extent >= 4 * tasks:
+        elif self.steps[0] >= 4 * tasks:
             self._over_reduced(tasks)
+        elif tiles > 1 and tiles % tasks == 0:
+            self._over_tiles(tasks)
         else:
             self._all()
 
@@ -293,8 +310,7 @@ class _Columns:
         def row(indices: Indices) -> None:
             at = dict(zip(self.outer, indices, strict=True))
             whole = self.last.extent // self.tile
-            spread(self.nest, whole, tasks,
-                   lambda t: self._tile(at, t * self.tile, self._widths(self.tile)))  # fmt: skip
+            spread(self.nest, whole, tasks, lambda t: self._tile(at, t * self.tile, self.tile))
             self._rest(at)
 
         loops(self.nest, [loop.extent for loop in self.outer], row)
@@ -302,18 +318,18 @@ class _Columns:
     def _over_reduced(self, tasks: int) -> None:
         partials = self.reducer.partials(tasks)
         size = math.prod(self.reducer.kept_shape)
-        first = self.reduced[0]
+        steps = self.steps[0]
 
         def task(number: Index) -> None:
-            start, length = emit.split_range(first.extent, tasks, number.expression())
+            start, length = emit.split_range(steps, tasks, number.expression())
             start, length = self.nest.known(start), self.nest.known(length)
 
-            def keep(at: Mapping[_Loop, Index], values: list[list[Element]]) -> None:
+            def keep(at: Mapping[_Loop, Index], values: Results) -> None:
                 flat = ix.linearize(self.reducer._kept(at), self.reducer.kept_shape)
                 self.reducer.put(partials, flat + number * size, values)
 
             def outermost(body: Callable[[Index], None]) -> None:
-                self.nest.span(start, length, (0, first.extent - 1), body)
+                self.nest.span(start, length, (0, steps - 1), body)
 
             loops(self.nest, [loop.extent for loop in self.outer], lambda at: self._row(
                 dict(zip(self.outer, at, strict=True)), keep, outermost))  # fmt: skip
@@ -321,56 +337,77 @@ class _Columns:
         self.nest.loop(tasks, task, emit.ForKind.PARALLEL, "task")
         combine_partials(self.reducer, partials, tasks, [*self.outer, self.last])
 
-    def _row(self, at: dict[_Loop, Index], finish=None, outermost=None) -> None:
-        widths = self._widths(self.tile)
-
+    def _row(
+        self,
+        at: dict[_Loop, Index],
+        finish: Finish | None = None,
+        outermost: Outermost | None = None,
+    ) -> None:
         def tile(t: Index) -> None:
-            self._tile(at, t * self.tile, widths, finish, outermost)
+            self._tile(at, t * self.tile, self.tile, finish, outermost)
 
         self.nest.loop(self.last.extent // self.tile, tile, name="tile")
         self._rest(at, finish, outermost)
 
-    def _rest(self, at: dict[_Loop, Index], finish=None, outermost=None) -> None:
+    def _rest(
+        self,
+        at: dict[_Loop, Index],
+        finish: Finish | None = None,
+        outermost: Outermost | None = None,
+    ) -> None:
         whole = self.last.extent // self.tile
         rest = self.last.extent - whole * self.tile
         if rest:
-            self._tile(at, ix.number(whole * self.tile), self._widths(rest), finish, outermost)
+            self._tile(at, ix.number(whole * self.tile), rest, finish, outermost)
 
-    def _widths(self, columns: int) -> list[int]:
-        """Lanes of each vector of a tile."""
-        whole, rest = divmod(columns, self.lanes)
-        return [self.lanes] * whole + ([rest] if rest else [])
+    def _vectors(self, columns: int, body: Callable[[Index], None]) -> None:
+        """Run `body` for all columns of a tile: in registers, or in a loop over memory."""
+        if columns > self.unrolled:
+            self.nest.strips(columns, self.lanes, body)
+            return
+        for first in range(0, columns, self.lanes):
+            width = min(self.lanes, columns - first)
+            self.nest.lanes(width, lambda lane, f=first: body(lane + f))
 
     def _tile(
-        self, at: dict[_Loop, Index], first: Index, widths: list[int], finish=None, outermost=None
+        self,
+        at: dict[_Loop, Index],
+        first: Index,
+        columns: int,
+        finish: Finish | None = None,
+        outermost: Outermost | None = None,
     ) -> None:
-        reducer, nest, lanes = self.reducer, self.nest, self.lanes
+        reducer, nest = self.reducer, self.nest
         finish = finish or reducer.finish
-        arrays = reducer.arrays(lanes * len(widths))
-        reducer.start(arrays, widths, lanes)
+        arrays = reducer.arrays(columns)
+        identities = [a.identity() for a in reducer.accumulators]
+        self._vectors(columns, lambda place: reducer.put(arrays, place, identities))
 
         def column(place: Index) -> dict[_Loop, Index]:
             return {**at, self.last: first + place}
 
         def step(indices: Indices) -> None:
-            here = dict(zip(self.reduced, indices, strict=True))
-            for number, width in enumerate(widths):
-                nest.lanes(width, lambda lane, n=number: reducer.update(
-                    arrays, lane + n * lanes, column(lane + n * lanes) | here))  # fmt: skip
+            *outer, last = indices
 
-        inner = [loop.extent for loop in self.reduced[1:]]
+            def update(place: Index) -> None:
+                for row in range(self.together):
+                    here = dict(
+                        zip(self.reduced, (*outer, last * self.together + row), strict=True)
+                    )
+                    reducer.update(arrays, place, column(place) | here)
+
+            self._vectors(columns, update)
+
         if outermost is None:
-            loops(nest, [self.reduced[0].extent, *inner], step)
+            loops(nest, self.steps, step)
         else:
-            outermost(lambda i: loops(nest, inner, lambda rest: step((i, *rest))))
-        for number, width in enumerate(widths):
-            nest.lanes(width, lambda lane, n=number: finish(
-                column(lane + n * lanes), reducer.get(arrays, lane + n * lanes)))  # fmt: skip
+            outermost(lambda i: loops(nest, self.steps[1:], lambda rest: step((i, *rest))))
+        self._vectors(columns, lambda place: finish(column(place), reducer.get(arrays, place)))
 
 
 def combine_partials(
     reducer: _Reducer,
-    partials: list[list[Buffer]],
+    partials: Arrays,
     tasks: int,
     kept: Sequence[_Loop],
 ) -> None:
@@ -460,16 +497,22 @@ class _Rows:
         sizes = [loop.extent for loop in self.kept]
         loops(self.nest, sizes, lambda at: body(dict(zip(self.kept, at, strict=True))))
 
-    def _keep(self, partials: list[list[Buffer]], number: Index):
+    def _keep(self, partials: Arrays, number: Index) -> Finish:
         size = math.prod(self.reducer.kept_shape)
 
-        def keep(at: Mapping[_Loop, Index], values: list[list[Element]]) -> None:
+        def keep(at: Mapping[_Loop, Index], values: Results) -> None:
             flat = ix.linearize(self.reducer._kept(at), self.reducer.kept_shape)
             self.reducer.put(partials, flat + number * size, values)
 
         return keep
 
-    def _row(self, at: dict[_Loop, Index], outermost, span: _Span, finish) -> None:
+    def _row(
+        self,
+        at: dict[_Loop, Index],
+        outermost: Outermost | None,
+        span: _Span,
+        finish: Finish,
+    ) -> None:
         """Reduce one row (or the part `span` of it) and hand the result to `finish`."""
         reducer, nest = self.reducer, self.nest
         lanes = _power_of_two(min(reducer.lanes, max(1, span.length)))
@@ -488,7 +531,9 @@ class _Rows:
             outermost(lambda i: loops(nest, inner[1:], lambda rest: strip((i, *rest))))
         finish(at, self._fold(arrays, lanes, vectors))
 
-    def _strip(self, arrays, at: dict[_Loop, Index], span: _Span, lanes: int, vectors: int) -> None:
+    def _strip(
+        self, arrays: Arrays, at: dict[_Loop, Index], span: _Span, lanes: int, vectors: int
+    ) -> None:
         """Run along the last loop."""
         nest, step = self.nest, lanes * vectors
         steps, rest = divmod(span.length, step)
@@ -509,7 +554,7 @@ class _Rows:
             width = min(lanes, rest - number * lanes)
             vector(ix.number(steps * step + number * lanes), number, width)
 
-    def _fold(self, arrays, lanes: int, vectors: int) -> list[list[Element]]:
+    def _fold(self, arrays: Arrays, lanes: int, vectors: int) -> Results:
         """The partial results of all lanes as one: halves are combined until one is left."""
         reducer, nest = self.reducer, self.nest
         if lanes * vectors == 1:
