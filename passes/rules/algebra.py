@@ -27,12 +27,33 @@ def _is(number: Any, wanted: Any) -> bool | str:
     return bool(number == wanted) or f"the constant is {number}, not {wanted}"
 
 
-def power_of_two(c: Any) -> bool | str:
-    """Whether multiplying by `c` and dividing by it are exact."""
+_EXPONENTS = {"f64": 1000, "f32": 120, "bf16": 120, "f16": 13}
+"""Powers of two up to this exponent, and their reciprocals, are normal numbers of a dtype."""
+
+
+def power_of_two(c: Any, dtype: DType, least: int = 0) -> bool | str:
+    """Whether multiplying by `c` and dividing by it are exact in a floating-point dtype.
+
+    `least` is an upper limit for the exponent that is closer than the dtype's.
+    """
+    if not dtype.is_float:
+        return f"{dtype} is not floating point"
+    limit = least or _EXPONENTS[dtype.name]
     mantissa, exponent = math.frexp(float(c))
-    if abs(mantissa) == 0.5 and abs(exponent) < 100:
-        return True
-    return f"the constant is {c}, no power of two, so the result would be rounded differently"
+    if abs(mantissa) != 0.5:
+        return f"the constant is {c}, no power of two, so the result would be rounded differently"
+    return abs(exponent - 1) <= limit or f"the constant {c} is too large or too small"
+
+
+def _product_exact(a: Any, b: Any, out: Value) -> bool | str:
+    """Whether `(x * a) * b` is `x * (a * b)` whenever neither overflows."""
+    verdict = power_of_two(a, out.dtype)
+    verdict = verdict if verdict is True else power_of_two(b, out.dtype)
+    if verdict is not True:
+        return verdict
+    _, exponent = math.frexp(float(a) * float(b))
+    normal = a == 0 or b == 0 or abs(exponent) <= _EXPONENTS[out.dtype.name]
+    return normal or f"{a} * {b} is out of range"
 
 
 def _floating(out: Value) -> bool | str:
@@ -87,12 +108,10 @@ ARITHMETIC = (
     Rule("div-one", lambda p, x, c: p.div(x, p.const(c)),
          where=lambda c: _is(c, 1), replace=lambda x: x),
     Rule("div-exact", lambda p, x, c: p.div(x, p.const(c)),
-         where=lambda c, out: power_of_two(c) if out.dtype.is_float else _floating(out),
+         where=lambda c, out: power_of_two(c, out.dtype),
          replace=lambda x, c, out: _op("mul", x, _like(out, 1 / float(c)))),
     Rule("mul-mul-exact", lambda p, x, a, b: p.mul(p.mul(x, p.const(a)), p.const(b)),
-         where=lambda a, b, out: _floating(out) if not out.dtype.is_float
-         else True if power_of_two(a) is True else power_of_two(b),
-         replace=_rescale),
+         where=lambda a, b, out: _product_exact(a, b, out), replace=_rescale),
     Rule("add-self", lambda p, x: p.add(x, x),
          where=lambda out: _floating(out), replace=lambda x, out: _op("mul", x, _like(out, 2))),
     Rule("neg-neg", lambda p, x: p.neg(p.neg(x)), replace=lambda x: x, keeps_inner=True),

@@ -60,6 +60,8 @@ def _exact_count(x: Value, shape: Shape, axes: Ints, over: Ints) -> bool | str:
 
 
 def _constant_along(c: Value, axes: Ints, over: Ints) -> bool | str:
+    if c.dtype.is_float and c.dtype.bits < 32:
+        return f"a sum in {c.dtype} may overflow where that of products does not"
     varying = {a for i, a in enumerate(axes) if c.shape[i] != 1}
     return not varying & set(over) or "the factor varies along the reduced axes"
 

@@ -115,9 +115,11 @@ def not_a_number(x: Value) -> bool | str:
     return number_of(x) is None or "the operand is a number, which is folded instead"
 
 
-def _scales(c: Value, out: Value) -> bool | str:
-    """Whether it is cheaper, and exact for powers of two, to scale `c` than a product with it."""
-    return not_a_number(c) if out.dtype.is_float else f"{out.dtype} is not floating point"
+def _scales(c: Value, k: Any, out: Value) -> bool | str:
+    """Whether a product with `c` may be scaled by a small power of two by scaling `c`."""
+    if out.dtype.bits < 32:
+        return f"{out.dtype} overflows easily"
+    return not_a_number(c) if not_a_number(c) is not True else power_of_two(k, out.dtype, 16)
 
 
 def _expands(x: Value, out: Value) -> bool | str:
@@ -186,7 +188,7 @@ BROADCASTS = (
 FACTORS = (
     Rule("scale-factor",
          lambda p, x, c, s, a, k: p.mul(p.mul(x, p.broadcast(c, shape=s, axes=a)), p.const(k)),
-         where=lambda c, k, out: power_of_two(k) if _scales(c, out) is True else _scales(c, out),
+         where=lambda c, k, out: _scales(c, k, out),
          replace=lambda x, c, s, a, k: get("mul")(
              x, broadcast_of(get("mul")(c, full(c.shape, k, c.dtype)), s, a))),
 )  # fmt: skip

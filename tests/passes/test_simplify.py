@@ -12,6 +12,7 @@ from random_graphs import assert_same, random_arrays
 from hornfels.ir import evaluate, parse, verify
 from hornfels.ir.op import get
 from hornfels.ir.rewrite import Rule, explain
+from hornfels.ir.types import as_dtype
 from hornfels.passes.rules import algebra
 from hornfels.passes.simplify import RULES, Simplify
 
@@ -130,3 +131,47 @@ def test_a_step_of_training_needs_few_simple_things():
     assert "stop_gradient" not in names
     assert "transpose" not in names
     assert names.count("reshape") == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "dtype", "op", "number", "reason"),
+    [
+        ("div-exact", "f16", "div", 2.0**-14, "too large or too small"),
+        ("div-exact", "i32", "div", 2, "not floating point"),
+        ("scale-factor", "f16", "mul", 2.0, "overflows easily"),
+        ("scale-factor", "f32", "mul", 2.0**20, "too large or too small"),
+        ("mul-mul-exact", "f32", "mul", 2.0**100, "out of range"),
+    ],
+)
+def test_rules_keep_out_of_overflow(rule, dtype, op, number, reason):
+    inner = "broadcast[shape=(2,), axes=()](%k)" if rule == "mul-mul-exact" else (
+        "broadcast[shape=(2,), axes=(0,)](%y)")  # fmt: skip
+    graph = parse(f"""graph g(%x: {dtype}[2], %y: {dtype}[2]) {{
+      %k: {dtype}[] = constant[value=dense<{dtype}[]: {hexadecimal(2.0**100, dtype)}>]()
+      %c: {dtype}[] = constant[value=dense<{dtype}[]: {hexadecimal(number, dtype)}>]()
+      %0: {dtype}[2] = {inner}
+      %1: {dtype}[2] = mul(%x, %0)
+      %2: {dtype}[2] = broadcast[shape=(2,), axes=()](%c)
+      %3: {dtype}[2] = {op}(%1, %2)
+      return y=%3
+    }}""")
+    assert reason in explain(BY_NAME[rule], graph).splitlines()[-1]
+    assert not Simplify((BY_NAME[rule],)).rewrite(graph)[1].fired
+
+
+def hexadecimal(number: float, dtype: str) -> str:
+    """The number as the text of the IR may state it in any dtype."""
+    with np.errstate(over="ignore"):
+        array = np.asarray(number if dtype[0] == "f" else 2).astype(as_dtype(dtype).numpy)
+    return "0x" + array.tobytes().hex()
+
+
+def test_a_sum_in_half_precision_keeps_its_factor_inside():
+    graph = parse("""graph g(%x: f16[4,2], %c: f16[2]) {
+      %0: f16[4,2] = broadcast[shape=(4, 2), axes=(1,)](%c)
+      %1: f16[4,2] = mul(%x, %0)
+      %2: f16[2] = reduce_sum[axes=(0,)](%1)
+      return y=%2
+    }""")
+    assert "may overflow" in explain(BY_NAME["sum-mul-broadcast"], graph)
+    assert not Simplify().rewrite(graph)[1].fired
