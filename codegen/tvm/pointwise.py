@@ -47,7 +47,12 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
     def element(at: Indices) -> None:
         write(evaluator, body, buffers, ix.linearize(at, shape))
 
-    traverse(nest, shape, lanes_for(body, machine), tasks, element)
+    lanes = lanes_for(body, machine)
+    across = crossing_loop(body, shape)
+    if across is None:
+        traverse(nest, shape, lanes, tasks, element)
+    else:
+        traverse_blocks(nest, shape, across, lanes, tasks, element)
     return nest.finish()
 
 
@@ -153,6 +158,47 @@ def _spread_row(
     nest.lanes(inner - whole * lanes, lambda lane: element((*at, lane + whole * lanes)))
 
 
+def traverse_blocks(
+    nest: Nest,
+    shape: Sizes,
+    across: int,
+    lanes: int,
+    tasks: int,
+    element: Callable[[Indices], None],
+) -> None:
+    """Loop over `shape` in blocks of `lanes` x `lanes` along dimension `across` and the last.
+
+    For operands that are contiguous along `across`: what a block reads of them stays in the
+    first-level cache until all of it is used.
+    """
+    *_, inner = shape
+    outer = [size for axis, size in enumerate(shape[:-1]) if axis != across]
+    whole, rest = divmod(shape[across], lanes)
+
+    def block(at: Indices, first: Index, count: int) -> None:
+        def strip(base: Index, width: int) -> None:
+            def row(i: Index) -> None:
+                place = (*at[:across], first + i, *at[across:])
+                nest.lanes(width, lambda lane: element((*place, base + lane)))
+
+            nest.loop(count, row, name="row")
+
+        strips = inner // lanes
+        nest.loop(strips, lambda s: strip(s * lanes, lanes), name="strip")
+        if inner % lanes:
+            strip(ix.number(strips * lanes), inner % lanes)
+
+    def numbered(flat: Index) -> None:
+        *at, number = ix.delinearize(flat, (*outer, whole))
+        block(tuple(at), number * lanes, lanes)
+
+    blocks = math.prod(outer) * whole
+    if blocks:
+        spread(nest, blocks, tasks, numbered)
+    if rest and inner:
+        loops(nest, outer, lambda at: block(at, ix.number(whole * lanes), rest))
+
+
 # --- which loops -----------------------------------------------------------------------------
 
 
@@ -169,6 +215,22 @@ def loop_shape(body: Graph) -> Sizes:
         return merged(outputs, _proper(shape))
     choices = [merged(outputs, s) for s in shapes]
     return min(choices, key=lambda s: (_complexity(outputs, s), -s[-1], len(s)))
+
+
+def crossing_loop(body: Graph, shape: Sizes) -> int | None:
+    """The loop along which an operand is contiguous that the last loop jumps through, if any."""
+    if len(shape) < 2:
+        return None
+    terms = [ix.Loop(_NO_VARIABLE, 0, size - 1, 1) for size in shape]
+    flat = ix.linearize(tuple(map(ix.of, terms)), shape)
+    for value in dict.fromkeys(body.outputs):
+        for position in loads((value,), ix.delinearize(flat, value.shape), frozenset()):
+            if abs(position.coefficient(terms[-1])) <= 1:
+                continue
+            for axis, term in enumerate(terms[:-1]):
+                if abs(position.coefficient(term)) == 1:
+                    return axis
+    return None
 
 
 def _static(shape: Shape) -> Sizes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from native import TARGET
@@ -9,7 +11,7 @@ from native_graph import arrays_for, check_graph, compiled, only_kernel
 
 from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.lower import lower_kernel
-from hornfels.codegen.tvm.pointwise import loop_shape
+from hornfels.codegen.tvm.pointwise import crossing_loop, loop_shape
 from hornfels.ir import Builder, Graph, sugar
 from hornfels.ir.op import get
 from hornfels.ir.types import bf16, boolean, f16, f32, f64, i32, u32
@@ -159,3 +161,29 @@ def test_a_long_chain_compiles_in_time():
         graph = b.finish({"y": x})
     with np.errstate(over="ignore"):
         check_graph(graph, arrays_for(graph))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (16, 16), (37, 50), (300, 401), (0, 4)])
+def test_transposed_operands(shape):
+    with Builder("turned") as b:
+        x, y = b.input("x", f32(*shape)), b.input("y", f32(*shape[::-1]))
+        graph = b.finish({"y": x.T + y})
+    check_graph(graph, arrays_for(graph))
+
+
+@pytest.mark.parametrize("permutation", list(itertools.permutations(range(3))))
+def test_permuted_axes(permutation):
+    with Builder("permuted") as b:
+        x = b.input("x", f32(5, 18, 33))
+        y = x.transpose(*permutation)
+        graph = b.finish({"y": y * 2.0, "z": y[1:, ::2]})
+    check_graph(graph, arrays_for(graph))
+
+
+def test_blocks_only_where_an_operand_is_crossed():
+    with Builder("crossed") as b:
+        x, bias = b.input("x", f32(40, 50)), b.input("bias", f32(50))
+        graph = b.finish({"y": x.T + 1.0})
+        other = b.finish({"y": x + bias})
+    assert crossing_loop(only_kernel(graph).body, (50, 40)) == 0
+    assert crossing_loop(only_kernel(other).body, (40, 50)) is None
