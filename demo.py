@@ -130,7 +130,6 @@ def _seconds_of_steps(model: CompiledModel, x: np.ndarray, y: np.ndarray) -> lis
 
 def _export(console: Console, compiled: CompiledModel, x: np.ndarray, folder: Path) -> None:
     """Write both ONNX files and compare our prediction with plain ONNX Runtime's."""
-    folder.mkdir(parents=True, exist_ok=True)
     inference, train = folder / "digits.onnx", folder / "digits_train.onnx"
     compiled.export(inference)
     compiled.export(train, kind="train")

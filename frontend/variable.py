@@ -105,7 +105,7 @@ class Variable(ArrayOperators):
 
             initializer = initializers.get(initializer)
         if not callable(initializer):
-            return _to_array(initializer, dtype)
+            return as_array(initializer, dtype)
         if shape is None:
             raise ArgumentError(f"Variable {self._path!r}: an initializer needs a shape, got none")
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -213,7 +213,7 @@ class Variable(ArrayOperators):
             value = tensor(value, self.type.dtype)
             builder.assign(self, value)
             return value
-        array = _to_array(value, self.type.dtype)
+        array = as_array(value, self.type.dtype)
         if array.shape != self.shape:
             raise ShapeError(f"assign: variable {self._path!r} is {self.type}, got {array.shape}")
         if self.residence is None:
@@ -258,7 +258,7 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _to_array(value: Any, dtype: Any) -> np.ndarray:
+def as_array(value: Any, dtype: Any) -> np.ndarray:
     """An array of what a user passes; Python numbers take the default dtypes."""
     if isinstance(value, Variable):
         value = value._read_array()
@@ -267,9 +267,13 @@ def _to_array(value: Any, dtype: Any) -> np.ndarray:
             f"a variable outside of this trace cannot hold the traced tensor {value.type}",
             hint="make variables in __init__ or build, and assign in call",
         )
-    array = np.asarray(value)
-    if dtype is not None:
-        return array.astype(as_dtype(dtype).numpy, copy=False)
+    wanted = None if dtype is None else as_dtype(dtype).numpy
+    try:
+        array = np.asarray(value)
+        if wanted is not None:
+            return array.astype(wanted, copy=False)
+    except (ValueError, TypeError) as error:
+        raise DTypeError(f"a variable takes arrays of numbers, got {value!r:.60}") from error
     if isinstance(value, np.ndarray | np.generic | Value):
         as_dtype(array.dtype)
         return array

@@ -70,5 +70,9 @@ class BackendError(HornfelsError, RuntimeError):
     """A backend is unknown, or what it needs is not installed."""
 
 
+class FileError(HornfelsError, OSError):
+    """A file cannot be written where it was asked for."""
+
+
 class CheckpointError(HornfelsError, RuntimeError):
     """A file of weights is damaged or does not fit the model."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from ..ir.errors import ArgumentError, PassError
+from ..ir.files import writing
 from ..ir.graph import Graph
 from ..ir.rewrite import Report
 from ..ir.settings import current_settings, report
@@ -222,8 +223,10 @@ def _failure(each: Pass, graph: Graph, before: Sequence[str], error: Exception) 
 
 def _write(folder: str | Path | None, stage: Stage) -> None:
     if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / f"{stage.name}.ir").write_text(str(stage.graph) + "\n")
+        path = Path(folder) / f"{stage.name}.ir"
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(stage.graph) + "\n")
 
 
 def make_plan(graph: Graph) -> Plan:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.errors import ArgumentError
+from ..ir.files import writing
 
 Logs = Mapping[str, float] | None
 
@@ -322,7 +323,6 @@ class ModelCheckpoint(_Monitor):
                 f"ModelCheckpoint: {self.filepath!r} names {error}, the logs hold "
                 f"{', '.join(logs or {})}"
             ) from None
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.model.save_weights(path, overwrite=True)
         if self.verbose:
             print(f"Epoch {epoch + 1}: weights saved to {path}")
@@ -354,7 +354,8 @@ class CSVLogger(Callback):
         if continued:
             with self.filename.open(newline="") as file:
                 self._columns = next(csv.reader(file, delimiter=self.separator))
-        self._file = self.filename.open("a" if self.append else "w", newline="")
+        with writing(self.filename):
+            self._file = self.filename.open("a" if self.append else "w", newline="")
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         row = {"epoch": epoch, **(logs or {})}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx
 
 from ...ir.errors import ArgumentError, LoweringError
+from ...ir.files import replacing
 from ...ir.graph import Graph
 from ...ir.types import type_of
 from .bake import bake
@@ -37,6 +36,8 @@ def export_inference(
 
     Raises
     ------
+    FileError
+        If the file cannot be written.
     ArgumentError
         If the graph updates state, or an array is missing or does not fit.
     LoweringError
@@ -88,6 +89,8 @@ def export_train_step(
 
     Raises
     ------
+    FileError
+        If the file cannot be written.
     ArgumentError
         If an array is missing or does not fit.
     LoweringError
@@ -116,20 +119,5 @@ def _check(graph: Graph, arrays: Mapping[str, np.ndarray]) -> None:
 def _write(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     """Check the model, write it beside its place, and move it there."""
     onnx.checker.check_model(model, full_check=True)
-    target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(model.SerializeToString())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    """The process's mask of file modes, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with replacing(path) as part:
+        part.write_bytes(model.SerializeToString())

@@ -20,7 +20,7 @@ from .. import dtype_policy, naming, tree
 from ..keras_tensor import CallNode, is_symbolic
 from ..operation import Operation, evaluate_eagerly, evaluate_symbolically
 from ..ops.core import tensor
-from ..variable import Variable, autocast, count_change
+from ..variable import Variable, as_array, autocast, count_change
 from .input_spec import check_inputs
 from .shapes import declared_shape, open_shape, tensors_of
 
@@ -417,11 +417,12 @@ class Layer(Operation):
             If a shape differs; no weight is changed then.
         """
         own = self.weights
-        if len(own) != len(weights):
+        if not isinstance(weights, Sequence) or len(own) != len(weights):
+            got = len(weights) if isinstance(weights, Sequence) else type(weights).__name__
             raise ArgumentError(
-                f"layer {self.name!r}: set_weights takes {len(own)} arrays, got {len(weights)}"
+                f"layer {self.name!r}: set_weights takes {len(own)} arrays, got {got}"
             )
-        arrays = [np.asarray(w) for w in weights]
+        arrays = [as_array(w, v.type.dtype) for v, w in zip(own, weights, strict=True)]
         for variable, array in zip(own, arrays, strict=True):
             if variable.shape != array.shape:
                 raise ShapeError(

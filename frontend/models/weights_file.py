@@ -7,7 +7,6 @@ layers differ from one session to the next.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ import h5py
 import numpy as np
 
 from ...ir.errors import ArgumentError, CheckpointError
+from ...ir.files import replacing
 from ..layers.layer import INTERNAL, Layer
 from ..naming import to_snake_case
 from ..variable import Variable
@@ -35,21 +35,15 @@ def save_weights(model: Any, filepath: Any, overwrite: bool = True) -> None:
             f"model {model.name!r}: has no weights to save, for it was not built",
             hint="call it once, or build it with an input shape",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            for inner, layer in _layers(model):
-                group = file.require_group(f"{inner}/vars")
-                group.attrs["name"] = layer.name
-                layer.save_own_variables(group)
-            if model.optimizer is not None:
-                group = file.require_group("optimizer/vars")
-                for i, variable in enumerate(model.optimizer.variables):
-                    group[str(i)] = variable.numpy()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as part, h5py.File(part, "w") as file:
+        for inner, layer in _layers(model):
+            group = file.require_group(f"{inner}/vars")
+            group.attrs["name"] = layer.name
+            layer.save_own_variables(group)
+        if model.optimizer is not None:
+            group = file.require_group("optimizer/vars")
+            for i, variable in enumerate(model.optimizer.variables):
+                group[str(i)] = variable.numpy()
 
 
 def load_weights(model: Any, filepath: Any, skip_mismatch: bool = False) -> None:
@@ -96,7 +90,7 @@ def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(visit)
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py makes of damage
         raise CheckpointError(f"load_weights: {path} is no readable HDF5 file: {error}") from error
     return stores
 
@@ -108,10 +102,18 @@ def _mismatch(layer: Layer, store: Mapping[str, np.ndarray]) -> str:
         return f"layer {layer.name!r} has {len(own)} variables, the file {len(store)}"
     for i, variable in enumerate(own):
         array = store.get(str(i))
-        if array is None or array.shape != variable.shape:
-            got = "none" if array is None else array.shape
-            return f"variable {variable.path!r} has shape {variable.shape}, the file {got}"
+        if not _fits(variable, array):
+            got = "none" if array is None else f"{array.dtype}{list(array.shape)}"
+            return f"variable {variable.path!r} is {variable.type}, the file has {got}"
     return ""
+
+
+def _fits(variable: Variable, array: np.ndarray | None) -> bool:
+    """Whether the array has the variable's shape, and numbers that it can take."""
+    if array is None or array.shape != variable.shape:
+        return False
+    dtype = variable.type.dtype
+    return np.can_cast(array.dtype, np.float64 if dtype.is_float else dtype.numpy, "same_kind")
 
 
 def _load_optimizer(model: Any, store: Mapping[str, np.ndarray]) -> None:
@@ -123,11 +125,15 @@ def _load_optimizer(model: Any, store: Mapping[str, np.ndarray]) -> None:
         model.optimizer.build(model.trainable_variables)
         own = model.optimizer.variables
     arrays = [store.get(str(i)) for i in range(len(own))]
-    if len(store) == len(own) and all(
-        a is not None and a.shape == v.shape for a, v in zip(arrays, own, strict=True)
-    ):
-        for variable, array in zip(own, arrays, strict=True):
-            variable.assign(array)
+    if len(store) != len(own) or not all(map(_fits, own, arrays)):
+        warnings.warn(
+            f"load_weights: the optimizer was left as it was: its {len(own)} variables are not "
+            f"those of the file, which has {len(store)}",
+            stacklevel=4,
+        )
+        return
+    for variable, array in zip(own, arrays, strict=True):
+        variable.assign(array)
 
 
 # --- paths -----------------------------------------------------------------------------------

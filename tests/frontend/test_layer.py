@@ -9,7 +9,7 @@ import pytest
 
 import hornfels
 from hornfels import Input, InputSpec, KerasTensor, Trace, Variable, layers, ops
-from hornfels.errors import ArgumentError, ShapeError
+from hornfels.errors import ArgumentError, DTypeError, ShapeError
 from hornfels.ir.types import f32, symbol
 
 with warnings.catch_warnings():
@@ -240,6 +240,8 @@ def test_get_and_set_weights():
         layer.set_weights([kernel])
     with pytest.raises(ShapeError, match=r"weight '.*kernel' has shape \(3, 2\), got \(2, 3\)"):
         layer.set_weights([kernel.T, calls])
+    with pytest.raises(DTypeError, match="arrays of numbers"):
+        layer.set_weights([0 * kernel, "many"])
     np.testing.assert_array_equal(layer.kernel, np.full((3, 2), 2))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 
@@ -387,12 +388,49 @@ def test_a_file_has_the_optimizer_too(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_damaged_file_changes_nothing(tmp_path):
+    path = tmp_path / "m.weights.h5"
+    model = mlp(hornfels)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    step(model, "train", {"x": X, "y": CLASSES})
+    model.save_weights(path)
+    whole = path.read_bytes()
+    before = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    with h5py.File(path, "r+") as file:  # a text where the last layer has numbers
+        names = []
+        file.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+        last = [name for name in names if name.startswith("layers")][-1]
+        shape = file[last].shape
+        del file[last]
+        file[last] = np.full(shape, b"text")
+    with pytest.raises(CheckpointError, match=r"the file has \|S4"):
+        model.load_weights(path)
+    at = whole.rindex(b"SNOD")  # a node of the tree of names
+    for damaged in (whole[: len(whole) // 2], whole[:at] + b"\xff" * 64 + whole[at + 64 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="no readable HDF5 file"):
+            model.load_weights(path)
+    for v, array in zip((*model.variables, *model.optimizer.variables), before, strict=True):
+        np.testing.assert_array_equal(v, array)
+
+
+def test_a_file_of_another_optimizer_leaves_ours_with_a_warning(tmp_path):
+    model = mlp(hornfels)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    step(model, "train", {"x": X, "y": CLASSES})
+    model.save_weights(tmp_path / "m.weights.h5")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    step(model, "train", {"x": X, "y": CLASSES})
+    with pytest.warns(UserWarning, match="the optimizer was left as it was"):
+        model.load_weights(tmp_path / "m.weights.h5")
+
+
 def test_a_file_that_does_not_fit_changes_nothing(tmp_path):
     path = tmp_path / "m.weights.h5"
     nested(hornfels).save_weights(path)
     model = mlp(hornfels)
     before = model.get_weights()
-    with pytest.raises(CheckpointError, match=r"does not fit model .* has shape"):
+    with pytest.raises(CheckpointError, match=r"does not fit model .* is f32\[.*the file has"):
         model.load_weights(path)
     with pytest.warns(UserWarning, match="left as it was"):
         model.load_weights(path, skip_mismatch=True)
