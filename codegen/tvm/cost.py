@@ -12,14 +12,18 @@ PARALLEL_NANOSECONDS = 25_000
 """Serial time from which on a kernel is split over threads. Starting and joining TVM's spinning
 threads takes 3 to 10 microseconds on an idle machine and far more on a busy one."""
 
-_NANOSECONDS_PER_BYTE = 0.08  # of one core that streams through its second-level cache
-_NANOSECONDS_PER_OPERATION = 0.05  # one vector operation over 16 lanes at 2 GHz, with its waits
+_PER_CACHED_BYTE = 0.03  # nanoseconds of one core whose operands lie in its second-level cache
+_PER_STREAMED_BYTE = 0.06  # and farther away
+_PER_OPERATION = 0.05  # nanoseconds an element: a vector operation on 16 lanes, with its waits
 
 
-def serial_nanoseconds(elements: int, nodes: Iterable[Node], nbytes: int) -> float:
+def serial_nanoseconds(
+    elements: int, nodes: Iterable[Node], nbytes: int, machine: Machine
+) -> float:
     """Roughly how long one core takes for `nodes` over so many elements and bytes."""
     operations = elements * sum(cost(node) for node in nodes)
-    return max(operations * _NANOSECONDS_PER_OPERATION, nbytes * _NANOSECONDS_PER_BYTE)
+    per_byte = _PER_CACHED_BYTE if nbytes <= machine.l2 else _PER_STREAMED_BYTE
+    return max(operations * _PER_OPERATION, nbytes * per_byte)
 
 
 def traffic(body: Graph) -> int:

@@ -42,7 +42,7 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
     evaluator = Evaluator(nest, buffers)
     shape = loop_shape(body)
     size = math.prod(shape)
-    tasks = tasks_for(serial_nanoseconds(size, body.nodes, traffic(body)), machine)
+    tasks = tasks_for(serial_nanoseconds(size, body.nodes, traffic(body), machine), machine)
 
     def element(at: Indices) -> None:
         write(evaluator, body, buffers, ix.linearize(at, shape))

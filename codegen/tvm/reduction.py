@@ -103,7 +103,7 @@ class _Reducer:
         self.loops = self._loops()
         self.lanes = lanes_for(body, machine)
         size = math.prod(self.shape)
-        work = serial_nanoseconds(size, body.nodes, traffic(body))
+        work = serial_nanoseconds(size, body.nodes, traffic(body), machine)
         self.tasks = tasks_for(work, machine)
         self.light = sum(map(cost, body.nodes)) <= _UNROLLED_COST
         self.is_streamed = sum(v.type.nbytes for v in body.inputs) > machine.l2

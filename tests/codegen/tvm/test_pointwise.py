@@ -78,7 +78,7 @@ def test_only_large_work_is_split_over_threads(size):
     assert emit.is_parallel(function) == (size > 8 and TARGET.machine.cores > 1)
 
 
-@pytest.mark.parametrize("shape", [(1 << 17,), (3, 70001), (400, 500), (2, 3, 50001), (90001, 3)])
+@pytest.mark.parametrize("shape", [(1 << 18,), (3, 70001), (400, 500), (2, 3, 50001), (90001, 3)])
 def test_split_loops_cover_everything(shape):
     with Builder("split") as b:
         x, bias = b.input("x", f32(*shape)), b.input("bias", f32(shape[-1]))
