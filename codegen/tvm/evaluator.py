@@ -8,7 +8,7 @@ is bound in a `Nest`, in the outermost loop that it does not change in, and made
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,6 +146,31 @@ class Evaluator:
         self.nest = nest
         self.buffers = buffers
         self.given = dict(given or {})
+
+    def elements(self, wanted: Sequence[tuple[Value, Indices]]) -> list[Element]:
+        """Several elements; long chains of nodes are walked without recursion."""
+        for value, at in self._order(wanted):
+            self.element(value, at)
+        return [self.element(value, at) for value, at in wanted]
+
+    def _order(self, wanted: Sequence[tuple[Value, Indices]]) -> list[tuple[Value, Indices]]:
+        """The elements that `wanted` is computed from, each after those that it needs."""
+        order: dict[tuple[Value, Indices], None] = {}
+        stack = [(item, False) for item in reversed(wanted)]
+        while stack:
+            item, is_ready = stack.pop()
+            value, at = item
+            if item in order or value.node is None or value in self.given or 0 in value.shape:
+                continue
+            if is_ready:
+                order[item] = None
+                continue
+            stack.append((item, True))
+            operands = _operands(value.node, at, [])
+            if value.node.op.name == "gather":  # where it reads is known only when it does
+                operands = operands[:1]
+            stack.extend((operand, False) for operand in reversed(operands))
+        return list(order)
 
     def element(self, value: Value, at: Indices) -> Element:
         """The element of `value` at `at`."""

@@ -58,10 +58,9 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
 
 def write(evaluator: Evaluator, body: Graph, buffers: Mapping[Value, Buffer], flat: Index) -> None:
     """Compute the element at a position of every output, then store all."""
-    results = [
-        evaluator.element(v, ix.delinearize(flat, v.shape)) for v in dict.fromkeys(body.outputs)
-    ]
-    for value, result in zip(dict.fromkeys(body.outputs), results, strict=True):
+    outputs = tuple(dict.fromkeys(body.outputs))
+    results = evaluator.elements([(v, ix.delinearize(flat, v.shape)) for v in outputs])
+    for value, result in zip(outputs, results, strict=True):
         target = buffers[value]
         evaluator.nest.emit(store(target, flat.expression(), result.expr, value.dtype))
 

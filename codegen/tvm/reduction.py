@@ -186,10 +186,8 @@ class _Reducer:
     def lifted(self, at: Mapping[_Loop, Index]) -> Results:
         """What one element of the operands contributes to each reduction."""
         full = self._full(at)
-        return [
-            a.lift(self.evaluator.element(n.inputs[0], full), full)
-            for a, n in zip(self.accumulators, self.nodes, strict=True)
-        ]
+        elements = self.evaluator.elements([(n.inputs[0], full) for n in self.nodes])
+        return [a.lift(x, full) for a, x in zip(self.accumulators, elements, strict=True)]
 
     def finish(self, at: Mapping[_Loop, Index], values: Results) -> None:
         """Run the epilogue on the results at `at` and store."""

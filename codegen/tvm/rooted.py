@@ -73,7 +73,7 @@ class _Epilogue:
         evaluator = Evaluator(nest, self.buffers, {output: lambda _: element})
         flat = ix.linearize(at, output.shape)
         outputs = tuple(dict.fromkeys(self.body.outputs))
-        results = [evaluator.element(v, ix.delinearize(flat, v.shape)) for v in outputs]
+        results = evaluator.elements([(v, ix.delinearize(flat, v.shape)) for v in outputs])
         stores = [
             store(self.buffers[v], flat.expression(), result.expr, v.dtype)
             for v, result in zip(outputs, results, strict=True)

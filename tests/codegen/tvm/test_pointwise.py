@@ -163,6 +163,16 @@ def test_a_long_chain_compiles_in_time():
         check_graph(graph, arrays_for(graph))
 
 
+def test_a_chain_longer_than_pythons_stack():
+    with Builder("deep") as b:
+        x = b.input("x", f32(20))
+        y = x
+        for _ in range(600):
+            y = y * 0.5 + x
+        graph = b.finish({"y": y})
+    check_graph(graph, arrays_for(graph))
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (16, 16), (37, 50), (300, 401), (0, 4)])
 def test_transposed_operands(shape):
     with Builder("turned") as b:
