@@ -47,6 +47,7 @@ from .frontend.regularizers import Regularizer
 from .frontend.trace import Trace
 from .frontend.variable import Variable
 from .ir import errors
+from .ir.settings import settings
 from .runtime import callbacks
 from .runtime.session import CompiledModel, compile
 
@@ -105,6 +106,7 @@ __all__ = [
     "optimizers",
     "random",
     "regularizers",
+    "settings",
     "utils",
     "version",
 ]

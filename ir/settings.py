@@ -9,9 +9,11 @@ HORNFELS_DEBUG          debug="passes,memory"     topics to report on stderr, se
 HORNFELS_DUMP           dump="folder"             write graphs after each pass, one folder a graph
 HORNFELS_STOP_AFTER     stop_after="cse"          end the pipeline after the pass of that name
 HORNFELS_REWRITE_LIMIT  rewrite_limit=12          fire at most so many rewrites in a pass
+HORNFELS_NUM_THREADS    num_threads=4             threads of native code; without it, the cores
+                                                  that the process may use
 ======================  ========================  ==============================================
 
-The last two find the pass and the rewrite that break a graph, by bisection.
+`stop_after` and `rewrite_limit` find the pass and the rewrite that break a graph, by bisection.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class Settings:
     dump: str = ""
     stop_after: str = ""
     rewrite_limit: int | None = None
+    num_threads: int | None = None
 
 
 _overrides: ContextVar[Settings | None] = ContextVar("hornfels_settings", default=None)
@@ -89,8 +92,12 @@ def _read(environment: Mapping[str, str]) -> Settings:
     found: dict[str, object] = {}
     for key, text in environment.items():
         name = key.removeprefix(_PREFIX).lower()
-        if key.startswith(_PREFIX) and name in _PARSERS and text:
-            found[name] = _PARSERS[name](key, text)
+        if not key.startswith(_PREFIX) or not text:
+            continue
+        if name not in _PARSERS:
+            legal = ", ".join(f"{_PREFIX}{each.upper()}" for each in _PARSERS)
+            raise ArgumentError(f"{key} is no setting; there are {legal}")
+        found[name] = _PARSERS[name](key, text)
     return Settings(**found)  # type: ignore[arg-type]
 
 
@@ -106,16 +113,27 @@ def _text(name: str, value: object) -> str:
     return str(value)
 
 
-def _count(name: str, value: object) -> int | None:
+def _number(name: str, value: object, what: str, least: int) -> int | None:
     if value is None:
         return None
     try:
-        count = int(str(value))
+        number = int(str(value))
     except ValueError:
-        count = -1
-    if count < 0:
-        raise ArgumentError(f"{name}: must be a number of rewrites, 0 or more, got {value!r}")
-    return count
+        number = least - 1
+    if number < least:
+        raise ArgumentError(f"{name}: must be a number of {what}, {least} or more, got {value!r}")
+    return number
 
 
-_PARSERS = {"debug": _topics, "dump": _text, "stop_after": _text, "rewrite_limit": _count}
+def _rewrites(name: str, value: object) -> int | None:
+    return _number(name, value, "rewrites", 0)
+
+
+def _threads(name: str, value: object) -> int | None:
+    return _number(name, value, "threads", 1)
+
+
+_PARSERS = {
+    "debug": _topics, "dump": _text, "stop_after": _text, "rewrite_limit": _rewrites,
+    "num_threads": _threads,
+}  # fmt: skip

@@ -12,6 +12,7 @@ import tvm
 from tvm.target import codegen as llvm
 
 from ...ir.errors import LoweringError
+from ...ir.settings import current_settings
 
 _CACHE_FALLBACK = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
 
@@ -178,21 +179,11 @@ def _host_caches() -> dict[int, int]:
 
 
 def host_cores() -> int:
-    """Return the number of threads to use: HORNFELS_NUM_THREADS, else what the process may use.
+    """The number of threads to use: the setting `num_threads`, else what the process may use.
 
-    The affinity mask and the quota of the control group bound it.
-
-    Raises
-    ------
-    LoweringError
-        If HORNFELS_NUM_THREADS is set and is no positive integer.
+    The affinity mask and the quota of the control group bound the latter.
     """
-    wanted = os.environ.get("HORNFELS_NUM_THREADS")
-    if wanted is None:
-        return max(1, min(_affinity(), _quota()))
-    if not wanted.isdigit() or int(wanted) < 1:
-        raise LoweringError(f"HORNFELS_NUM_THREADS: must be a positive integer, got {wanted!r}")
-    return int(wanted)
+    return current_settings().num_threads or max(1, min(_affinity(), _quota()))
 
 
 def _affinity() -> int:

@@ -49,6 +49,14 @@ def test_wrong_environment_is_refused(monkeypatch):
     monkeypatch.setenv("HORNFELS_DEBUG", "everything")
     with pytest.raises(ArgumentError, match="HORNFELS_DEBUG: 'everything' is no topic"):
         current_settings()
+    monkeypatch.setenv("HORNFELS_DEBUG", "")
+    monkeypatch.setenv("HORNFELS_NUM_THREADS", "none")
+    with pytest.raises(ArgumentError, match="must be a number of threads, 1 or more, got 'none'"):
+        current_settings()
+    monkeypatch.delenv("HORNFELS_NUM_THREADS")
+    monkeypatch.setenv("HORNFELS_DUMPS", "folder")
+    with pytest.raises(ArgumentError, match=r"HORNFELS_DUMPS is no setting; .* HORNFELS_DUMP, "):
+        current_settings()
 
 
 def test_report_prints_what_is_asked_for(capsys):
