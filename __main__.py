@@ -6,7 +6,9 @@ import argparse
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HornfelsError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         return 2
+    except KeyboardInterrupt:
+        return 130  # as shells report a process that Ctrl-C ended
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         sys.stderr.close()
         return 0
@@ -42,14 +46,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    number = int(text) if text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return number
+
+
 # --- demo ------------------------------------------------------------------------------------
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = "Train the demo CNN on the embedded digits; compare and export it."
     parser.add_argument("--backend", default="tvm", help="tvm (default), onnx or eager")
-    parser.add_argument("--epochs", type=int, default=15, help="passes over the data (15)")
-    parser.add_argument("--batch-size", type=int, default=32, help="examples per step (32)")
+    parser.add_argument("--epochs", type=_positive, default=15, help="passes over the data (15)")
+    parser.add_argument("--batch-size", type=_positive, default=32, help="examples per step (32)")
     parser.add_argument("--output", type=Path, default=Path("."), help="folder of the .onnx files")
     parser.set_defaults(run=_run_demo)
 
@@ -106,7 +117,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
                         help="which step (predict)")  # fmt: skip
     parser.add_argument("--stage", choices=STAGES, default=STAGES[0],
                         help="after which pass; '00_trace' is before all (default)")  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=None,
+    parser.add_argument("--batch-size", type=_positive, default=None,
                         help="bind the batch dimension; the stage 'plan' needs it")  # fmt: skip
     parser.set_defaults(run=_run_inspect)
 
@@ -142,27 +153,41 @@ def load_model(name: str) -> Any:
     if not hasattr(module, attribute):
         raise ArgumentError(f"{place} has no attribute {attribute!r}")
     found = getattr(module, attribute)
-    model = found() if callable(found) and not isinstance(found, Model) else found
+    with _loading(name):
+        model = found() if callable(found) and not isinstance(found, Model) else found
     if not isinstance(model, Model):
         raise ArgumentError(f"{name} must be a model, got {type(model).__name__}")
     return model
 
 
 def _load_module(place: str) -> Any:
-    if not place.endswith(".py"):
-        try:
-            return importlib.import_module(place)
-        except ImportError as error:
-            raise ArgumentError(f"module {place!r} cannot be imported: {error}") from error
     path = Path(place)
+    if not place.endswith(".py"):
+        sys.path.insert(0, "")  # modules of the current folder, as with `python -m`
+        with _loading(f"module {place!r}"):
+            return importlib.import_module(place)
     if not path.is_file():
         raise ArgumentError(f"there is no file {place}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _loading(place):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Turn what the user's code raises into an error of ours that says where it did."""
+    try:
+        yield
+    except HornfelsError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise ArgumentError(f"{what} cannot be loaded: {type(error).__name__}: {error}",
+                            where=f"{frame.filename}:{frame.lineno}") from error  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import VerifyError
+from .errors import ShapeError, VerifyError
 from .types import Dim, DType, Shape, Size, TensorType, substitute
 
 if TYPE_CHECKING:
@@ -371,6 +371,9 @@ class Graph:
 
     def specialize(self, bindings: Mapping[str, int]) -> Graph:
         """Replace symbolic dimensions by sizes, in types and attributes: `{"N": 128}`."""
+        for name, size in bindings.items():
+            if size < 0:
+                raise ShapeError(f"specialize: {name} must be 0 or more, got {size}")
         if not any(s in bindings for s in self.symbols):
             return self
         from .builder import emit

@@ -56,6 +56,8 @@ def test_specialize_binds_every_size():
     expected, found = ir.evaluate(linear(), arrays()), ir.evaluate(graph, arrays())
     np.testing.assert_allclose(found.outputs["loss"], expected.outputs["loss"], rtol=1e-6)
     assert graph.specialize({"N": 5}) is graph
+    with pytest.raises(ShapeError, match="N must be 0 or more, got -1"):
+        linear().specialize({"N": -1})
 
 
 def test_text_reads_back():
