@@ -15,7 +15,7 @@ from .weights import WeightedLayer
 
 def per_axis(layer: Layer, name: str, value: Any, rank: int) -> tuple[int, ...]:
     """One positive int for each spatial axis, from one int or so many."""
-    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, list | tuple) else (value,) * rank
     if len(values) != rank or any(not isinstance(v, int) or v < 1 for v in values):
         raise ArgumentError(
             f"layer {layer.name!r}: {name} must be a positive int or {rank} of them, got {value!r}"

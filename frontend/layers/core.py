@@ -95,6 +95,16 @@ def positive(layer: Layer, name: str, value: Any) -> int:
     return value
 
 
+def number(layer: Layer, name: str, value: Any) -> float:
+    """A float, or an error that names the layer."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"layer {layer.name!r}: {name} must be a number, got {value!r}"
+        ) from None
+
+
 def fixed_size(layer: Layer, shape: Any, axis: int) -> int:
     """The size of an axis that weights depend on."""
     if len(shape) < abs(axis) or shape[axis] is None:

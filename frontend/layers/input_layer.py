@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ...ir.errors import ArgumentError
 from .. import config
 from ..keras_tensor import CallNode, KerasTensor
@@ -70,9 +72,14 @@ class InputLayer(Layer):
 
 
 def _checked(shape: Any) -> tuple[int | None, ...]:
-    if isinstance(shape, int) or not all(d is None or d >= 0 for d in shape):
+    sizes = None if isinstance(shape, int | str) else tuple(shape)
+    if sizes is None or not all(d is None or _is_size(d) for d in sizes):
         raise ArgumentError(f"Input: shape must be a tuple of sizes and None, got {shape!r}")
-    return tuple(shape)
+    return tuple(d if d is None else int(d) for d in sizes)
+
+
+def _is_size(d: Any) -> bool:
+    return isinstance(d, int | np.integer) and d >= 0
 
 
 def Input(

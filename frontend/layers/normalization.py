@@ -8,7 +8,7 @@ from typing import Any
 from ...ir.errors import ArgumentError, ShapeError
 from ...ir.types import as_dtype, f32, promote
 from .. import ops
-from .core import fixed_size, positive
+from .core import fixed_size, number, positive
 from .input_spec import InputSpec
 from .layer import Layer
 from .weights import WeightedLayer
@@ -92,8 +92,8 @@ class BatchNormalization(_ScaledLayer):
                 f"got {renorm} and {synchronized}"
             )
         self.axis = int(axis)
-        self.momentum = float(momentum)
-        self.epsilon = float(epsilon)
+        self.momentum = number(self, "momentum", momentum)
+        self.epsilon = number(self, "epsilon", epsilon)
         self.center = center
         self.scale = scale
         self._describe_weight("gamma", gamma_initializer, gamma_regularizer, gamma_constraint)
@@ -191,7 +191,7 @@ class LayerNormalization(_ScaledLayer):
             )
         super().__init__(**kwargs)
         self.axis = axis if isinstance(axis, int) else list(axis)
-        self.epsilon = float(epsilon)
+        self.epsilon = number(self, "epsilon", epsilon)
         self.center = center
         self.scale = scale
         self._describe_weight("gamma", gamma_initializer, gamma_regularizer, gamma_constraint)
@@ -221,7 +221,7 @@ class RMSNormalization(WeightedLayer):
     def __init__(self, axis: Any = -1, epsilon: float = 1e-6, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = axis
-        self.epsilon = epsilon
+        self.epsilon = number(self, "epsilon", epsilon)
 
     def build(self, input_shape: Any) -> None:
         axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
@@ -284,7 +284,7 @@ class GroupNormalization(_ScaledLayer):
         super().__init__(**kwargs)
         self.groups = groups if groups == -1 else positive(self, "groups", groups)
         self.axis = int(axis)
-        self.epsilon = float(epsilon)
+        self.epsilon = number(self, "epsilon", epsilon)
         self.center = center
         self.scale = scale
         self._describe_weight("gamma", gamma_initializer, gamma_regularizer, gamma_constraint)

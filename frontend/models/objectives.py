@@ -151,13 +151,18 @@ class Objectives:
 
 
 def _check_names(loss: Any, metrics: Any, weighted_metrics: Any) -> None:
-    """Refuse unknown names at once, not when training starts."""
-    for name in tree.leaves(loss):
-        if isinstance(name, str) and name.lower() not in ("crossentropy", "ce"):
-            losses_module.get(name)
-    for name in tree.leaves((metrics, weighted_metrics)):
-        if isinstance(name, str) and name.lower() not in ("accuracy", "acc", "crossentropy", "ce"):
-            metrics_module.get(name)
+    """Refuse unknown names and what names nothing at once, not when training starts."""
+    for wanted in tree.leaves(loss):
+        if _name(wanted) not in ("crossentropy", "ce") and not isinstance(wanted, type):
+            losses_module.get(wanted)
+    for wanted in tree.leaves((metrics, weighted_metrics)):
+        names = ("accuracy", "acc", "crossentropy", "ce")
+        if _name(wanted) not in names and not isinstance(wanted, type):
+            metrics_module.get(wanted)
+
+
+def _name(identifier: Any) -> str | None:
+    return identifier.lower() if isinstance(identifier, str) else None
 
 
 def _listed(given: Any) -> Flat:

@@ -79,6 +79,8 @@ def test_short_names_are_the_same_classes():
          r"layer 'c': input must have rank 4, got shape \(2, 9, 4\)"),
         (lambda: layers.Conv2D(3, (3, 3, 3), name="c"), None, ArgumentError,
          r"layer 'c': kernel_size must be a positive int or 2 of them, got \(3, 3, 3\)"),
+        (lambda: layers.Conv2D(3, None, name="c"), None, ArgumentError,
+         "layer 'c': kernel_size must be a positive int or 2 of them, got None"),
         (lambda: layers.Conv2D(3, 3, padding="full", name="c"), None, ArgumentError,
          "layer 'c': padding must be one of valid, same, got 'full'"),
         (lambda: layers.Conv2D(3, 3, padding="causal"), None, ArgumentError, "got 'causal'"),
