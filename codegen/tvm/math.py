@@ -121,7 +121,10 @@ class Element:
     def __eq__(self, other: Any) -> Element:  # type: ignore[override]
         if self.dtype.is_bool:  # TVM compares vectors of bool as if they were floats
             return ~(self ^ other)
-        return _apply("eq", tirx.EQ, self, self._like(other), dtype=boolean)
+        other = self._like(other)
+        if self.dtype.is_float and self.key == other.key:
+            return _apply("is_number", _is_number, self, dtype=boolean)
+        return _apply("eq", tirx.EQ, self, other, dtype=boolean)
 
     def __ne__(self, other: Any) -> Element:  # type: ignore[override]
         if self.dtype.is_integer:
@@ -154,7 +157,7 @@ class Element:
         return _apply("xor", top.bitwise_xor, self, self._like(other))
 
     def __invert__(self) -> Element:
-        return _apply("not", tirx.Not if self.dtype.is_bool else top.bitwise_not, self)
+        return _apply("not", _negation if self.dtype.is_bool else top.bitwise_not, self)
 
     def __lshift__(self, other: Any) -> Element:
         return _apply("shl", top.shift_left, self, self._like(other))
@@ -202,8 +205,31 @@ def _kept(nest: Nest, expr: Expr, level: int) -> Expr:
     TVM cannot hold vectors of bool; LLVM takes both conversions away."""
     if str(expr.ty) != "bool":
         return nest.bind(expr, level)
-    one, zero = tirx.const(1.0, "float32"), tirx.const(0.0, "float32")
-    return tirx.NE(nest.bind(tirx.Select(expr, one, zero), level), zero)
+    if nest.inline:
+        return expr
+    return tirx.NE(nest.bind(_as_float(expr), level), _ZERO)
+
+
+_ONE, _ZERO = tirx.const(1.0, "float32"), tirx.const(0.0, "float32")
+
+
+def _as_float(condition: Expr) -> Expr:
+    return tirx.Select(condition, _ONE, _ZERO)
+
+
+def _is_number(x: Expr) -> Expr:
+    """``x == x``, which TVM would take for true, as a test of the bits."""
+    wide = str(x.ty) == "float64"
+    bits, infinity, mask = (
+        ("uint64", 0x7FF << 52, 2**63 - 1) if wide else ("uint32", 0xFF << 23, 2**31 - 1)
+    )
+    magnitude = top.bitwise_and(tirx.reinterpret(bits, x), tirx.const(mask, bits))
+    return tirx.LE(magnitude, tirx.const(infinity, bits))
+
+
+def _negation(condition: Expr) -> Expr:
+    """TVM would turn ``not a < b`` to ``b <= a``, which is another thing for NaN."""
+    return tirx.EQ(_as_float(condition), _ZERO)
 
 
 def _apply(name: str, make: Callable[..., Expr], *xs: Element, dtype: DType | None = None,

@@ -37,7 +37,7 @@ class Nest:
 
     def __init__(self, *, inline: bool = False) -> None:
         self._scopes = [_Scope()]
-        self._inline = inline
+        self.inline = inline
 
     @staticmethod
     def inside_lanes(*, inline: bool) -> Nest:
@@ -67,7 +67,7 @@ class Nest:
         variable by what it is bound to, which takes exponential time in a chain of variables
         that are used twice, but does not look into memory. LLVM takes the arrays away.
         """
-        if self._inline:
+        if self.inline:
             return value
         if not isinstance(value, TensorLoad):
             value = self._through_stack(value, level)
@@ -78,7 +78,7 @@ class Nest:
     def in_memory(self, value: Expr, level: int) -> Expr:
         """`value` for a call of the C library: lanes are split there, and a lane of a vector is
         found again in memory only."""
-        if self._inline or self._scopes[level].lane is None:
+        if self.inline or self._scopes[level].lane is None:
             return value
         return value if isinstance(value, _NUMBERS) else self._through_stack(value, level)
 

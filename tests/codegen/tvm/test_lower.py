@@ -70,6 +70,20 @@ def test_epilogues_of_roots():
     check_graph(graph, arrays_for(graph), factor=20)
 
 
+def test_epilogues_tell_nan_from_numbers():
+    with Builder("nan") as b:
+        x, w, bias = b.input("x", f32(5, 4)), b.input("w", f32(4, 40)), b.input("bias", f32(40))
+        y = get("matmul")(x, w)
+        graph = b.finish({
+            "not_less": sugar.select(~(y < bias), y, 0.0), "unequal": y * 1.0,
+            "different": sugar.select(sugar.binary("not_equal", y, y), 1.0, y),
+        })  # fmt: skip
+    arrays = arrays_for(graph)
+    arrays["x"][2, 1] = np.nan
+    arrays["bias"][7] = np.nan
+    check_graph(graph, arrays, factor=10)
+
+
 def test_arena_and_workspace_are_one_block():
     with Builder("sums") as b:
         x = b.input("x", f32(1 << 18))
