@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -153,6 +154,9 @@ class Step:
 class CompiledModel:
     """A model whose steps run as compiled programs.
 
+    Several threads may call it; steps run one after the other, since they share the state and
+    the memory of the program.
+
     Parameters
     ----------
     model : Model
@@ -176,6 +180,7 @@ class CompiledModel:
         self.device = Device(self.backend.state())
         self.random = np.random.default_rng(model.shuffle_seed())
         self._steps: dict[Any, Step] = {}
+        self._lock = threading.RLock()
         self._pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="hornfels-compile")
 
     # --- steps -------------------------------------------------------------------------------
@@ -184,26 +189,29 @@ class CompiledModel:
         """The traced step for inputs of these types (their first dimension is the batch)."""
         symbolic = {name: t.with_shape((symbol(BATCH), *t.shape[1:])) for name, t in types.items()}
         key = (kind, self.model.trace_key(), tuple(sorted(symbolic.items())))
-        if key not in self._steps:
-            graph, variables = self.model.trace(kind, symbolic)
-            self._steps[key] = Step(graph, variables, self.backend, self._pool)
-        return self._steps[key]
+        with self._lock:
+            if key not in self._steps:
+                graph, variables = self.model.trace(kind, symbolic)
+                self._steps[key] = Step(graph, variables, self.backend, self._pool)
+            return self._steps[key]
 
     def run(self, kind: str, batch: Batch) -> dict[str, np.ndarray]:
         """Run one step on a packed batch: `"train"`, `"test"` or `"predict"`."""
-        step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
-        executable = step.executable(size_of_batch(batch))
-        self.model.check(batch)
-        self.device.hold(step.variables)
-        wanted = {v.name: batch[v.name] for v in executable.graph.inputs}
-        return executable(self.device.state, wanted)
+        with self._lock:
+            step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
+            executable = step.executable(size_of_batch(batch))
+            self.model.check(batch)
+            self.device.hold(step.variables)
+            wanted = {v.name: batch[v.name] for v in executable.graph.inputs}
+            return executable(self.device.state, wanted)
 
     def prepare(self, kind: str, batch: Batch, sizes: Sequence[int]) -> None:
         """Compile for the first size now and for the others in the background."""
-        step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
-        step.executable(sizes[0])
-        for size in sizes[1:]:
-            step.prefetch(size)
+        with self._lock:
+            step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
+            step.executable(sizes[0])
+            for size in sizes[1:]:
+                step.prefetch(size)
 
     # --- what users call ---------------------------------------------------------------------
 
@@ -217,16 +225,18 @@ class CompiledModel:
     ) -> Any:
         """One training step; returns the loss, or loss and metrics (a list or a dict)."""
         batch = self.pack(x, y, sample_weight, class_weight)
-        self.model.reset_metrics()
-        return _logs(self.run("train", batch), return_dict)
+        with self._lock:
+            self.model.reset_metrics()
+            return _logs(self.run("train", batch), return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """One evaluation step; returns as `train_on_batch` does."""
         batch = self.model.pack(x, y, sample_weight)
-        self.model.reset_metrics()
-        return _logs(self.run("test", batch), return_dict)
+        with self._lock:
+            self.model.reset_metrics()
+            return _logs(self.run("test", batch), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """The model's output for one batch, as arrays."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -85,6 +86,17 @@ def test_two_backends_share_one_model():
     for a, b in zip(weights(model), weights(again), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert int(model.optimizer.iterations.numpy()) == 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_threads_do_not_disturb_each_other(backend):
+    fast = hf.compile(build(), backend=backend)
+    inputs = [data()[0] + i for i in range(4)]
+    expected = [fast.predict_on_batch(x) for x in inputs]
+    with ThreadPoolExecutor(len(inputs)) as pool:
+        for _ in range(50):
+            for want, got in zip(expected, pool.map(fast.predict_on_batch, inputs), strict=True):
+                np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_compiling_anew_gives_the_optimizer_a_new_state():
