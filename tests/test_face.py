@@ -8,7 +8,7 @@ import sys
 
 import hornfels
 
-HEAVY = ("tvm", "onnx", "onnxruntime", "keras", "jax", "torch", "h5py", "networkx")
+HEAVY = ("tvm", "onnx", "onnxruntime", "keras", "jax", "torch", "h5py")
 
 
 def test_importing_is_light():
