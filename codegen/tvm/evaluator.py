@@ -7,7 +7,6 @@ is bound in a `Nest`, in the outermost loop that it does not change in, and made
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -330,11 +329,6 @@ _SPECIAL: dict[str, Any] = {
     "rng_bits": Evaluator._rng_bits, "constant": Evaluator._constant,
     "dimension_size": Evaluator._dimension_size,
 }  # fmt: skip
-
-
-def flat_size(value: Value) -> int:
-    """Number of elements."""
-    return math.prod(int(d) for d in value.shape)
 
 
 def loads(outputs: tuple[Value, ...], at: Indices, stop: frozenset[Value]) -> list[Index]:
