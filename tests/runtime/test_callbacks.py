@@ -67,6 +67,18 @@ def test_history_records_every_epoch():
     assert history.history == {"loss": [2.0, 1.0], "val_loss": [3.0]}
 
 
+def test_the_short_names_of_batches_are_called_too():
+    class Counts(Callback):
+        ends = 0
+
+        def on_batch_end(self, batch, logs=None):
+            self.ends += 1
+
+    counts = Counts()
+    run(counts, losses(3, 2))
+    assert counts.ends == 2
+
+
 @pytest.mark.parametrize(
     ("options", "values", "last_epoch"),
     [
