@@ -469,7 +469,8 @@ _WIDER = {"uint16": "int32", "uint64": "int64", "float128": "float64", "longdoub
 
 def _array(what: str, x: Any) -> np.ndarray:
     array = x.numpy() if isinstance(x, Variable) else _numbers(what, x)
-    array = array.astype(_WIDER.get(array.dtype.name, array.dtype), copy=False)
+    native = array.dtype.newbyteorder("=")
+    array = array.astype(_WIDER.get(array.dtype.name, native), copy=False)
     try:
         dtype = as_dtype(array.dtype)
     except DTypeError as error:

@@ -264,7 +264,8 @@ def test_unaligned_and_strided_arrays_are_taken():
     unaligned[...] = x
     wide = np.zeros((20, 8), np.float32)
     wide[:, ::2] = x
-    for view in (unaligned, wide[:, ::2], np.asfortranarray(x), x.astype("d")):
+    for view in (unaligned, wide[:, ::2], np.asfortranarray(x), x.astype("d"),
+                 x.astype(">f4")):  # fmt: skip
         np.testing.assert_array_equal(fast.predict_on_batch(view), expected)
 
 
