@@ -7,7 +7,7 @@ nodes run, which values come out, and which state they update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -180,6 +180,12 @@ class Value:
 
     def __getitem__(self, key: Any) -> Value:
         return sugar.getitem(self, key)
+
+    def __iter__(self) -> Iterator[Value]:
+        """The values along the first axis; without this, Python would index without an end."""
+        if not self.shape or isinstance(self.shape[0], Dim):
+            raise ShapeError(f"iteration needs a first axis of fixed size, got {self.type}")
+        return (self[i] for i in range(self.shape[0]))
 
     def astype(self, dtype: Any) -> Value:
         return sugar.cast(self, dtype)

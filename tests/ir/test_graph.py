@@ -163,6 +163,16 @@ def test_errors_say_layer_and_line():
     assert "layer 'head' (test_graph.py:" in str(caught.value)
 
 
+def test_iteration_goes_along_a_fixed_first_axis():
+    with ir.Builder("rows") as b:
+        x, rows = b.input("x", f32(3, 2)), b.input("rows", f32(symbol("N"), 2))
+        first, second, third = x
+        assert first.type == second.type == third.type == f32(2)
+        for value in (rows, x[0, 0]):
+            with pytest.raises(ShapeError, match="iteration needs a first axis of fixed size"):
+                list(value)
+
+
 def test_a_traced_tensor_has_no_numbers():
     with ir.Builder() as b:
         x = b.input("x", f32())
