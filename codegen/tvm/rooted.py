@@ -14,7 +14,7 @@ from .emit import Buffer, Expr, Index, Stmt
 from .evaluator import Evaluator
 from .math import given, store
 from .nest import Nest
-from .schedules import conv, conv_kernel_grad, matmul, window
+from .schedules import conv, conv_kernel_grad, matmul, max_pool_grad, window
 from .schedules.conv import Geometry
 from .schedules.tile import Store
 from .schedules.window import Windows
@@ -123,7 +123,7 @@ def _max_pool(root: Node, operands: list[Buffer], options: Options) -> Stmt:
 
 
 def _max_pool_grad(root: Node, operands: list[Buffer], options: Options) -> Stmt:
-    return window.max_pool_grad(*operands, windows=_windows(root), **options)
+    return max_pool_grad.max_pool_grad(*operands, windows=_windows(root), **options)
 
 
 def _avg_pool(root: Node, operands: list[Buffer], options: Options) -> Stmt:

@@ -7,7 +7,7 @@ A template is a function from buffers, attributes and a `Machine` to a statement
     conv.conv_input_grad(dy, w, out, input_shape=, geometry=, machine=, epilogue=)
     conv_kernel_grad.conv_kernel_grad(x, dy, out, kernel_shape=, geometry=, machine=, epilogue=)
     window.max_pool(x, out, windows=, machine=, epilogue=)
-    window.max_pool_grad(x, dy, out, windows=, machine=, epilogue=)
+    max_pool_grad.max_pool_grad(x, dy, out, windows=, machine=, epilogue=)
     window.avg_pool(x, out, windows=, include_padding=, machine=, epilogue=)
     window.avg_pool_grad(dy, out, input_shape=, windows=, include_padding=, machine=, epilogue=)
 

@@ -1,16 +1,13 @@
-"""Pooling over windows of `[N, *spatial, C]` and its gradients; vectors run along the channels.
+"""Pooling over windows of `[N, *spatial, C]`; vectors run along the channels.
 
 Bounds cost nothing inside the loops: where there is padding, each window's range of taps is
-computed before it is run over. No gradient scatters to addresses that depend on data:
-
-- *max*: the cotangent goes with the first maximum. All windows of an image run over it in order,
-  and each adds to all of its elements either the cotangent or 0. Where windows tile the image,
-  elements are written at once; otherwise they are summed in the task's workspace first.
-- *average*: each element sums the windows that cover it.
+computed before it is run over. In the gradient of the average each element sums the windows that
+cover it; that of the maximum stands in `max_pool_grad`.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +24,7 @@ Place = tuple[Index, ...]
 Padding = tuple[tuple[int, int], ...]
 Range = tuple[Index, Index]
 
-_VECTORS = 4  # vectors of channels that one pass over a window holds in registers
+VECTORS = 4  # vectors of channels that one pass over a window holds in registers
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,15 @@ class Channels:
     def each(self, body: Callable[[Index], Stmt]) -> Stmt:
         """Run `body` for each position in the block, vector by vector."""
         starts = range(0, self.count, self.lanes)
-        return emit.seq(*(
-            emit.vectorized(
-                min(self.lanes, self.count - start), lambda lane, start=start: body(start + lane)
+        return emit.seq(
+            *(
+                emit.vectorized(
+                    min(self.lanes, self.count - start),
+                    lambda lane, start=start: body(start + lane),
+                )
+                for start in starts
             )
-            for start in starts
-        ))
+        )
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,35 @@ class Windows:
             for i, s, (low, _), t in zip(p, self.strides, self.padding, tap, strict=True)
         )
 
+    def inside(self, spatial: Ints) -> bool:
+        """Whether no tap of any window looks at padding."""
+        axes = zip(spatial, self.window, self.strides, self.padding, strict=True)
+        return all(_always_inside(*axis) for axis in axes)
+
+    def gap(self, axis: int, p: Index, size: int) -> Range:
+        """Elements (start, length) from window `p` to the next one, or to the end of the image.
+
+        They are counted like taps; windows must be `apart`.
+        """
+        k, s, (low, high) = self.window[axis], self.strides[axis], self.padding[axis]
+        last = (size + low + high - k) // s
+        end = max(0, size + low - last * s - k)
+        if last == 0 or end == s - k:
+            return k, end
+        is_last = tirx.EQ(p, last)
+        return k, tirx.Select(is_last, emit.constant(end, "int32"), emit.constant(s - k, "int32"))
+
+    def number(self, tap: Place) -> Index:
+        """The position of a tap in row-major order."""
+        flat: Index = 0
+        for t, k in zip(tap, self.window, strict=True):
+            flat = flat * k + t
+        return flat
+
     @property
-    def adjoin(self) -> bool:
-        """Whether windows lie side by side, from the first element on."""
-        sizes = zip(self.window, self.strides, self.padding, strict=True)
-        return all(k == s and pair == (0, 0) for k, s, pair in sizes)
+    def apart(self) -> bool:
+        """Whether no two windows share an element."""
+        return all(k <= s for k, s in zip(self.window, self.strides, strict=True))
 
 
 def _always_inside(size: int, window: int, stride: int, pair: tuple[int, int]) -> bool:
@@ -131,14 +155,12 @@ def max_pool(
 
     def result(n: Index, p: Place, block: Channels) -> Stmt:
         def body(best: Buffer) -> Stmt:
-            start = block.each(lambda j: emit.store(best, (j,), tirx.min_value(dtype)))
+            start = block.each(lambda j: emit.store(best, (j,), lowest(dtype)))
 
             def finish(j: Index) -> Stmt:
                 return emit.store_all(epilogue((n, *p, block.first + j), best[j]))
 
-            return emit.seq(
-                start, _largest(x, windows, n, p, block, best), block.each(finish)
-            )
+            return emit.seq(start, _largest(x, windows, n, p, block, best), block.each(finish))
 
         return emit.local("best", (block.count,), dtype, body)
 
@@ -157,154 +179,12 @@ def _largest(
             value = x[(n, *element, block.first + j)]
             above = value > best[j]
             if emit.dtype_of(x).startswith(("float", "bfloat")):
-                above = tirx.any(above, _is_nan(value))
+                above = tirx.any(above, is_nan(value))
             return emit.store(best, (j,), tirx.Select(above, value, best[j]))
 
         return block.each(lane)
 
-    return _over_taps(windows.taps(p, emit.shape_of(x)[1:-1]), tap)
-
-
-def max_pool_grad(
-    x: Buffer,
-    dy: Buffer,
-    out: Buffer | None = None,
-    *,
-    windows: Windows,
-    machine: Machine,
-    epilogue: Epilogue | None = None,
-) -> Stmt:
-    """Emit the cotangent of the input of `max_pool`: it goes to each window's first maximum.
-
-    Parameters
-    ----------
-    x : Buffer
-        The input of the pooling, `[N, *spatial, C]`.
-    dy : Buffer
-        The cotangent of its result, `[N, *positions, C]`.
-    out : Buffer, optional
-        The cotangent of `x`; needed only without an `epilogue`.
-    windows, machine, epilogue
-        As in `max_pool`; the epilogue gets the dtype of the sums (f32 for f16 and bf16).
-    """
-    epilogue = epilogue or store_to(out)
-    batch, *spatial, channels = emit.shape_of(x)
-    dtype, lanes = accumulator(x), machine.lanes(accumulator(x))
-    if batch * math.prod(spatial) * channels == 0:
-        return emit.NOTHING
-    if windows.adjoin:
-        return _share_adjoining(x, dy, windows, machine, epilogue)
-    work = batch * math.prod(spatial) * channels * math.prod(windows.window) * 4
-    tasks = max(1, min(batch, tasks_for(work, machine)))
-
-    def body(sums: Buffer) -> Stmt:
-        def image(task: Index, n: Index) -> Stmt:
-            zero = emit.constant(0, dtype)
-            clear = emit.nest(spatial, lambda q: emit.strips(
-                channels, lanes, lambda j: emit.store(sums, (task, *q, j), zero)
-            ))
-
-            def add(indices: Place, value: Expr) -> Stmt:
-                place = (task, *indices[1:])
-                return emit.store(sums, place, sums[place] + value)
-
-            def window(p: Place) -> Stmt:
-                return _over_channels(channels, lanes, lambda block: _share(
-                    x, dy, windows, n, p, block, add
-                ))
-
-            finish = emit.nest(spatial, lambda q: emit.strips(
-                channels,
-                lanes,
-                lambda j: emit.store_all(epilogue((n, *q, j), sums[(task, *q, j)])),
-            ))
-            return emit.seq(
-                clear, emit.nest(windows.positions(tuple(spatial)), window), finish
-            )
-
-        def task(number: Index) -> Stmt:
-            first, count = emit.split_range(batch, tasks, number)
-            return emit.serial(count, lambda n: image(number, n), "image", first)
-
-        return emit.parallel(tasks, task)
-
-    return emit.scratch("sums", (tasks, *spatial, channels), dtype, body)
-
-
-def _share_adjoining(
-    x: Buffer, dy: Buffer, windows: Windows, machine: Machine, epilogue: Epilogue
-) -> Stmt:
-    """Write each element of each window at once; elements beyond the last windows are 0."""
-    batch, *spatial, channels = emit.shape_of(x)
-    dtype = accumulator(x)
-
-    def put(indices: Place, value: Expr) -> Stmt:
-        return emit.store_all(epilogue(indices, value))
-
-    def beyond(axis: int) -> Stmt:
-        covered = [p * k for p, k in zip(counts, windows.window, strict=True)]
-        sizes = [*covered[:axis], spatial[axis] - covered[axis], *spatial[axis + 1 :]]
-
-        def pixel(at: Place) -> Stmt:
-            n, *q = at
-            q[axis] = q[axis] + covered[axis]
-            return emit.strips(channels, machine.lanes(dtype), lambda j: put(
-                (n, *q, j), emit.constant(0, dtype)
-            ))
-
-        return emit.nest((batch, *sizes), pixel)
-
-    counts = windows.positions(tuple(spatial))
-    inside = _over_windows(
-        x, windows, machine, lambda n, p, block: _share(x, dy, windows, n, p, block, put)
-    )
-    return emit.seq(inside, *(beyond(axis) for axis in range(len(spatial))))
-
-
-def _share(
-    x: Buffer,
-    dy: Buffer,
-    windows: Windows,
-    n: Index,
-    p: Place,
-    block: Channels,
-    put: Callable[[Place, Expr], Stmt],
-) -> Stmt:
-    """Give the cotangent of one window to its first maximum and 0 to its other elements."""
-    dtype = accumulator(x)
-    zero = emit.constant(0, dtype)
-
-    def body(best: Buffer, left: Buffer) -> Stmt:
-        def start(j: Index) -> Stmt:
-            share = cast(dy[(n, *p, block.first + j)], dtype)
-            return emit.seq(
-                emit.store(best, (j,), tirx.min_value(emit.dtype_of(x))),
-                emit.store(left, (j,), share),
-            )
-
-        def tap(at: Place) -> Stmt:
-            element = windows.element(p, at)
-
-            def lane(j: Index) -> Stmt:
-                value = x[(n, *element, block.first + j)]
-                hit = tirx.any(tirx.EQ(value, best[j]), _is_nan(value))
-                share = left[j]
-                return emit.seq(
-                    put((n, *element, block.first + j), tirx.Select(hit, share, zero)),
-                    emit.store(left, (j,), tirx.Select(hit, zero, share)),
-                )
-
-            return block.each(lane)
-
-        return emit.seq(
-            block.each(start),
-            _largest(x, windows, n, p, block, best),
-            _over_taps(windows.taps(p, emit.shape_of(x)[1:-1]), tap),
-        )
-
-    return emit.local("best", (block.count,), emit.dtype_of(x), lambda best: emit.local(
-        "left", (block.count,), dtype, lambda left: body(best, left)
-    ))
+    return over_taps(windows.taps(p, emit.shape_of(x)[1:-1]), tap)
 
 
 def avg_pool(
@@ -342,16 +222,18 @@ def avg_pool(
         def body(sums: Buffer) -> Stmt:
             def tap(at: Place) -> Stmt:
                 element = windows.element(p, at)
-                return block.each(lambda j: emit.store(
-                    sums, (j,), sums[j] + cast(x[(n, *element, block.first + j)], dtype)
-                ))
+                return block.each(
+                    lambda j: emit.store(
+                        sums, (j,), sums[j] + cast(x[(n, *element, block.first + j)], dtype)
+                    )
+                )
 
             def finish(j: Index) -> Stmt:
                 mean = sums[j] / _divisor(windows, taps, include_padding, dtype)
                 return emit.store_all(epilogue((n, *p, block.first + j), mean))
 
             zero = block.each(lambda j: emit.store(sums, (j,), emit.constant(0, dtype)))
-            return emit.seq(zero, _over_taps(taps, tap), block.each(finish))
+            return emit.seq(zero, over_taps(taps, tap), block.each(finish))
 
         return emit.local("sums", (block.count,), dtype, body)
 
@@ -396,23 +278,26 @@ def avg_pool_grad(
         def body(sums: Buffer) -> Stmt:
             def window(p: Place) -> Stmt:
                 taps = windows.taps(p, spatial)
-                return block.each(lambda j: emit.store(
-                    sums,
-                    (j,),
-                    sums[j] + cast(dy[(n, *p, block.first + j)], dtype)
-                    / _divisor(windows, taps, include_padding, dtype),
-                ))
+                return block.each(
+                    lambda j: emit.store(
+                        sums,
+                        (j,),
+                        sums[j]
+                        + cast(dy[(n, *p, block.first + j)], dtype)
+                        / _divisor(windows, taps, include_padding, dtype),
+                    )
+                )
 
             def finish(j: Index) -> Stmt:
                 return emit.store_all(epilogue((n, *q, block.first + j), sums[j]))
 
             zero = block.each(lambda j: emit.store(sums, (j,), emit.constant(0, dtype)))
-            return emit.seq(zero, _over_taps(covering, window), block.each(finish))
+            return emit.seq(zero, over_taps(covering, window), block.each(finish))
 
         return emit.local("sums", (block.count,), dtype, body)
 
     work = math.prod(input_shape) * math.prod(windows.window)
-    return _over_pixels(input_shape, work, machine, dtype, element)
+    return over_pixels(input_shape, work, machine, dtype, element)
 
 
 def _covering(position: Index, window: int, stride: int, count: int) -> Range:
@@ -423,9 +308,7 @@ def _covering(position: Index, window: int, stride: int, count: int) -> Range:
     return start, emit.minimum(count, position // stride + 1) - start
 
 
-def _divisor(
-    windows: Windows, taps: list[Range], include_padding: bool, dtype: str
-) -> Expr:
+def _divisor(windows: Windows, taps: list[Range], include_padding: bool, dtype: str) -> Expr:
     lengths = windows.window if include_padding else [length for _, length in taps]
     total = math.prod(lengths[1:], start=lengths[0])
     return emit.constant(total, dtype) if isinstance(total, int) else cast(total, dtype)
@@ -443,15 +326,16 @@ def _over_windows(
     batch, *spatial, channels = emit.shape_of(x)
     shape = (batch, *windows.positions(tuple(spatial)), channels)
     work = math.prod(shape) * math.prod(windows.window) * 2
-    return _over_pixels(shape, work, machine, emit.dtype_of(x), body)
+    return over_pixels(shape, work, machine, emit.dtype_of(x), body)
 
 
-def _over_pixels(
+def over_pixels(
     shape: Ints,
     work: int,
     machine: Machine,
     dtype: str,
     body: Callable[[Index, Place, Channels], Stmt],
+    vectors: int = VECTORS,
 ) -> Stmt:
     """Run ``body(n, p, block of channels)`` over a shape, by tasks of whole rows."""
     batch, first, *inner, channels = shape
@@ -460,9 +344,12 @@ def _over_pixels(
 
     def row(flat: Index) -> Stmt:
         n, i = emit.unflatten(flat, (batch, first))
-        return emit.nest(inner, lambda at: _over_channels(
-            channels, machine.lanes(dtype), lambda block: body(n, (i, *at), block)
-        ))
+        return emit.nest(
+            inner,
+            lambda at: over_channels(
+                channels, machine.lanes(dtype), lambda block: body(n, (i, *at), block), vectors
+            ),
+        )
 
     def task(number: Index) -> Stmt:
         start, count = emit.split_range(items, tasks, number)
@@ -471,9 +358,11 @@ def _over_pixels(
     return emit.parallel(tasks, task)
 
 
-def _over_channels(channels: int, lanes: int, body: Callable[[Channels], Stmt]) -> Stmt:
-    """Cut channels in blocks of a few vectors."""
-    width = lanes * _VECTORS
+def over_channels(
+    channels: int, lanes: int, body: Callable[[Channels], Stmt], vectors: int = VECTORS
+) -> Stmt:
+    """Cut channels in blocks of so many vectors."""
+    width = lanes * vectors
     blocks, rest = divmod(channels, width)
     return emit.seq(
         emit.serial(blocks, lambda i: body(Channels(i * width, width, lanes)), "block"),
@@ -481,8 +370,17 @@ def _over_channels(channels: int, lanes: int, body: Callable[[Channels], Stmt]) 
     )
 
 
-def _over_taps(ranges: list[Range], body: Callable[[Place], Stmt]) -> Stmt:
-    """Nest loops over ranges (start, length)."""
+def over_taps(ranges: list[Range], body: Callable[[Place], Stmt], *, unrolled: int = 1) -> Stmt:
+    """Nest loops over ranges (start, length); at most `unrolled` places are written out."""
+    lengths = [length for _, length in ranges]
+    if all(isinstance(length, int) for length in lengths) and math.prod(lengths) <= unrolled:
+        starts = [start for start, _ in ranges]
+        return emit.seq(
+            *(
+                body(tuple(start + t for start, t in zip(starts, at, strict=True)))
+                for at in itertools.product(*map(range, lengths))
+            )
+        )
 
     def level(outer: Place) -> Stmt:
         if len(outer) == len(ranges):
@@ -493,7 +391,19 @@ def _over_taps(ranges: list[Range], body: Callable[[Place], Stmt]) -> Stmt:
     return level(())
 
 
-def _is_nan(value: Expr) -> Expr:
-    """TVM has no test of bf16."""
-    narrow = str(value.ty).startswith("bfloat16")
-    return tirx.isnan(tirx.Cast("float32", value) if narrow else value)
+def lowest(dtype: str) -> Expr:
+    """What a maximum starts from; TVM's own lowest number of floating point is above -inf."""
+    if dtype.startswith(("float", "bfloat")):
+        return emit.constant(-math.inf, dtype)
+    return tirx.min_value(dtype)
+
+
+def is_nan(value: Expr) -> Expr:
+    """Whether a number is NaN, by its bits: TVM takes ``x != x`` for false, and its own test
+    is not made for vectors."""
+    wide = str(value.ty) == "float64"
+    bits, mask, infinity = (
+        ("uint64", 2**63 - 1, 0x7FF << 52) if wide else ("uint32", 2**31 - 1, 0xFF << 23)
+    )
+    plain = tirx.reinterpret(bits, value if wide else cast(value, "float32"))
+    return tirx.bitwise_and(plain, tirx.const(mask, bits)) > tirx.const(infinity, bits)

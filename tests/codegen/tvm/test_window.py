@@ -9,6 +9,7 @@ import pytest
 from native import SMALL, TARGET, run_template
 
 from hornfels.codegen.tvm.schedules import window
+from hornfels.codegen.tvm.schedules.max_pool_grad import max_pool_grad
 from hornfels.codegen.tvm.schedules.window import Windows
 from hornfels.ir.op import get
 
@@ -19,6 +20,14 @@ CASES = {
     "overlap and padding": ((2, 7, 8, 3), (3, 3), (2, 2), ((1, 1), (1, 1))),
     "lopsided": ((1, 6, 5, 17), (3, 2), (1, 1), ((2, 0), (0, 1))),
     "gaps": ((2, 5, 5, 4), (2, 2), (3, 3), ((0, 0), (0, 0))),
+    "gaps, padding and a rest": ((2, 8, 11, 19), (2, 2), (3, 4), ((1, 0), (1, 1))),
+    "gaps, rank 1": ((2, 12, 5), (2,), (5,), ((1, 0),)),
+    "gaps, rank 3": ((1, 6, 7, 8, 3), (1, 2, 3), (2, 3, 3), ((0, 0), (1, 0), (0, 2))),
+    "wide window": ((1, 7, 13, 6), (2, 6), (2, 6), ((0, 0), (0, 0))),
+    "line in parts": ((1, 4, 90, 40), (2, 2), (2, 2), ((0, 0), (0, 0))),
+    "only the first": ((2, 5, 6, 4), (2, 2), (7, 7), ((0, 0), (0, 0))),
+    "no channel": ((2, 4, 4, 0), (2, 2), (2, 2), ((0, 0), (0, 0))),
+    "tiles, parallel": ((5, 25, 26, 272), (2, 2), (2, 2), ((0, 0), (0, 0))),
     "rank 1": ((1, 5, 6), (2,), (1,), ((0, 0),)),
     "rank 3": ((2, 4, 5, 6, 2), (2, 3, 2), (1, 2, 2), ((0, 1), (1, 1), (0, 0))),
     "one": ((1, 1, 1, 1), (1, 1), (1, 1), ((0, 0), (0, 0))),
@@ -63,7 +72,7 @@ def test_max_pool_grad(case):
     windows, result, oracle = attributes(case)
     x, dy = values(case[0]), values(result, ties=False)
     got = run_template(
-        window.max_pool_grad, [x, dy], case[0], x.dtype, windows=windows,
+        max_pool_grad, [x, dy], case[0], x.dtype, windows=windows,
         machine=machine_for(case),
     )  # fmt: skip
     want = get("max_pool_grad").numpy(x, dy, **oracle)
@@ -97,17 +106,41 @@ def test_avg_pool_grad(case, include_padding):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", ["tiles", "overlap and padding"])
-def test_nan_wins(case):
+@pytest.mark.parametrize("case", ["tiles", "overlap and padding", "gaps, padding and a rest"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nan_wins(case, dtype):
     windows, result, oracle = attributes(CASES[case])
-    x, dy = values(CASES[case][0]), values(result, ties=False)
-    x[0, 2, 3] = np.nan
+    x, dy = values(CASES[case][0], dtype), values(result, dtype, ties=False)
+    x[0, 2, 3:5] = np.nan  # two of them in one window
     got = run_template(window.max_pool, [x], result, x.dtype, windows=windows)
     np.testing.assert_array_equal(got, get("max_pool").numpy(x, **oracle))
     assert np.isnan(got).any()
-    got = run_template(window.max_pool_grad, [x, dy], x.shape, x.dtype, windows=windows)
+    got = run_template(max_pool_grad, [x, dy], x.shape, x.dtype, windows=windows)
     want = get("max_pool_grad").numpy(x, dy, **oracle)
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["tiles", "overlap and padding"])
+def test_minus_infinity_is_a_maximum_where_there_is_nothing_else(case):
+    windows, result, _ = attributes(CASES[case])
+    x, dy = np.full(CASES[case][0], -np.inf, np.float32), np.ones(result, np.float32)
+    x[0, 1, 1] = np.finfo(np.float32).min
+    got = run_template(window.max_pool, [x], result, x.dtype, windows=windows)
+    assert (got[0, 0, 0] == x[0, 1, 1]).all()
+    assert (got[-1] == -np.inf).all()
+    got = run_template(max_pool_grad, [x, dy], x.shape, x.dtype, windows=windows)
+    assert got[0, 1, 1].min() >= 1
+    assert got.sum() == dy.sum()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+@pytest.mark.parametrize("case", ["remainder", "gaps, padding and a rest", "overlap and padding"])
+def test_max_pool_grad_dtypes(case, dtype):
+    windows, result, oracle = attributes(CASES[case])
+    x, dy = values(CASES[case][0], dtype), values(result, dtype, ties=False)
+    got = run_template(max_pool_grad, [x, dy], x.shape, dtype, windows=windows)
+    want = get("max_pool_grad").numpy(x, dy, **oracle)
+    np.testing.assert_allclose(got, want, rtol=1e-3 if dtype == "float16" else 1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8"])
