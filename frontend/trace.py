@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 class StateNames:
     """One unique name for every variable: its path, with `_1`, `_2` where paths collide.
 
+    Characters that the IR's text has no place for, such as spaces, become `_`.
+
     A model keeps one for all its graphs, so that a variable has the same name in each.
     """
 
@@ -29,10 +32,11 @@ class StateNames:
         """The name of `variable`, given on first sight."""
         name = self._names.get(variable)
         if name is None:
-            name, count = variable.path, 0
+            name = path = re.sub(r"[^\w./:\-]", "_", variable.path)
+            count = 0
             while name in self.variables:
                 count += 1
-                name = f"{variable.path}_{count}"
+                name = f"{path}_{count}"
             self._names[variable] = name
             self.variables[name] = variable
         return name

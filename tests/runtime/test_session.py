@@ -255,6 +255,14 @@ def test_a_refused_batch_leaves_the_state_alone(backend):
     assert same(before[1], [v.numpy() for v in model.optimizer.variables])
 
 
+def test_names_may_be_any_text():
+    x, y = data()
+    model = hf.Sequential([hf.Input((4,)), hf.layers.Dense(3, name="my layer (1)")], name="a model")
+    model.compile("sgd", "mse", metrics=[lambda true, predicted: hf.ops.max(predicted)])
+    assert set(model.train_on_batch(x, y, return_dict=True)) == {"loss", "<lambda>"}
+    assert hf.compile(model, backend="onnx").predict(x, verbose=0).shape == (20, 3)
+
+
 def test_unaligned_and_strided_arrays_are_taken():
     model, (x, _) = build(), data()
     fast = hf.compile(model)
