@@ -14,6 +14,7 @@ from . import layers
 from .datasets import digits
 from .frontend.models.sequential import Sequential
 from .ir.errors import BackendError
+from .ir.files import writing
 from .passes.pipeline import make_plan, optimize
 from .runtime.executable import BACKENDS
 from .runtime.session import CompiledModel, compile
@@ -59,6 +60,8 @@ def run_demo(backend: str, epochs: int, batch_size: int, output: Path) -> None:
     output : Path
         Folder of the two ONNX files.
     """
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     console = Console()
     x_train, y_train, x_test, y_test = load_digits()
     model = build_model()

@@ -14,8 +14,8 @@ PAGE = Path(__file__).with_name("coverage.md")
 HEAD = """\
 # What each op has
 
-Written by `docs/coverage.py` from the registry in `ir/ops/`; a test keeps it true. Where ONNX has an
-operator of the same meaning, its name stands in place of "yes"; a number points to a reason below.
+Written by `docs/coverage.py` from the registry in `ir/ops/`; a test keeps it true. Where ONNX has
+an operator of the same meaning, its name stands in place of "yes"; a number points to a reason below.
 
 | op | kind | gradient | ONNX | TVM |
 |---|---|---|---|---|

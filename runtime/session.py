@@ -195,12 +195,17 @@ class CompiledModel:
                 self._steps[key] = Step(graph, variables, self.backend, self._pool)
             return self._steps[key]
 
-    def run(self, kind: str, batch: Batch) -> dict[str, np.ndarray]:
-        """Run one step on a packed batch: `"train"`, `"test"` or `"predict"`."""
+    def run(self, kind: str, batch: Batch, *, anew: bool = False) -> dict[str, np.ndarray]:
+        """Run one step on a packed batch: `"train"`, `"test"` or `"predict"`.
+
+        With `anew` the metrics begin with this step, once nothing refuses it.
+        """
         with self._lock:
             step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
             executable = step.executable(size_of_batch(batch))
             self.model.check(batch)
+            if anew:
+                self.model.reset_metrics()
             self.device.hold(step.variables)
             wanted = {v.name: batch[v.name] for v in executable.graph.inputs}
             return executable(self.device.state, wanted)
@@ -225,18 +230,14 @@ class CompiledModel:
     ) -> Any:
         """One training step; returns the loss, or loss and metrics (a list or a dict)."""
         batch = self.pack(x, y, sample_weight, class_weight)
-        with self._lock:
-            self.model.reset_metrics()
-            return _logs(self.run("train", batch), return_dict)
+        return _logs(self.run("train", batch, anew=True), return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """One evaluation step; returns as `train_on_batch` does."""
         batch = self.model.pack(x, y, sample_weight)
-        with self._lock:
-            self.model.reset_metrics()
-            return _logs(self.run("test", batch), return_dict)
+        return _logs(self.run("test", batch, anew=True), return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
         """The model's output for one batch, as arrays."""

@@ -75,6 +75,9 @@ def export_train_step(
     ...     loss, *new = session.run(["loss", *pairs.values()], {"x": x, "y": y, **state})
     ...     state = dict(zip(pairs, new))
 
+    The loss and the metrics are means since their state began, as `fit` shows them; feed zeros
+    for `loss/total` and `loss/count` to begin anew.
+
     ONNX Runtime warns that these defaults are no constants, which is as intended;
     `onnxruntime.set_default_logger_severity(3)` silences it.
 
