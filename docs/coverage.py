@@ -15,7 +15,8 @@ HEAD = """\
 # What each op has
 
 Written by `docs/coverage.py` from the registry in `ir/ops/`; a test keeps it true. Where ONNX has
-an operator of the same meaning, its name stands in place of "yes"; a number points to a reason below.
+an operator of the same meaning, its name stands in place of "yes"; a number points to a reason
+below.
 
 | op | kind | gradient | ONNX | TVM |
 |---|---|---|---|---|
