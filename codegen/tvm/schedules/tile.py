@@ -54,8 +54,9 @@ class Tile:
         ----------
         loops : callable
             Gets `step(left, right)`; ``left(row)`` is a scalar (or a vector, to be multiplied
-            lane by lane), ``right(vector)`` a vector of `lanes`, in any dtype. Returns the loops
-            of the reduction around steps.
+            lane by lane), ``right(vector)`` a vector of `lanes`, in any dtype. A third argument
+            names the rows that take part, if not all do. Returns the loops of the reduction
+            around steps.
         finish : callable
             Gets the accumulators as an array of ``rows * columns`` elements.
         start : callable, optional
@@ -63,7 +64,7 @@ class Tile:
         """
 
         def body(sums: Buffer) -> Stmt:
-            return loops(lambda left, right: self._step(sums, left, right))
+            return loops(lambda left, right, rows=None: self._step(sums, left, right, rows))
 
         return self.accumulate(body, finish, start)
 
@@ -106,7 +107,11 @@ class Tile:
         return emit.store(sums, (self.ramp(row * self.columns + vector * self.lanes),), value)
 
     def _step(
-        self, sums: Buffer, left: Callable[[int], Expr], right: Callable[[int], Expr]
+        self,
+        sums: Buffer,
+        left: Callable[[int], Expr],
+        right: Callable[[int], Expr],
+        rows: Sequence[int] | None,
     ) -> Stmt:
         vector_type = tvm.ir.PrimType(_vector_name(self.dtype, self.lanes))
         columns = [tirx.Var(f"right{vector}", vector_type) for vector in range(self.vectors)]
@@ -120,7 +125,9 @@ class Tile:
             value = self.vector(sums, row, vector) + factor * columns[vector]
             return self.set(sums, row, vector, value)
 
-        return emit.seq(*binds, self.each(update))
+        rows = range(self.rows) if rows is None else rows
+        updates = (update(row, vector) for row in rows for vector in range(self.vectors))
+        return emit.seq(*binds, *updates)
 
     def _factor(self, value: Expr) -> Expr:
         """A scalar in every lane; a vector as it is."""
@@ -130,7 +137,7 @@ class Tile:
         return tirx.Broadcast(scalar, self.lanes) if self.lanes > 1 else scalar
 
 
-Step = Callable[[Callable[[int], Expr], Callable[[int], Expr]], Stmt]
+Step = Callable[..., Stmt]
 
 
 def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:
@@ -217,9 +224,7 @@ def for_row_tiles(
         )
     if taller == count:
         return tall
-    low = emit.serial(
-        last - middle, lambda t: body(t * height + taller, height), "tile", middle
-    )
+    low = emit.serial(last - middle, lambda t: body(t * height + taller, height), "tile", middle)
     return emit.seq(tall, low)
 
 
@@ -282,8 +287,10 @@ def weight(stores: Sequence[Store] | Stmt) -> int:
 def _nodes(value: Expr) -> int:
     if isinstance(value, tvm.ir.expr.TensorLoad):
         return 1
-    children = [getattr(value, name, None) for name in ("a", "b", "value", "condition",
-                                                        "true_value", "false_value")]
+    children = [
+        getattr(value, name, None)
+        for name in ("a", "b", "value", "condition", "true_value", "false_value")
+    ]
     inner = [child for child in children if isinstance(child, tvm.ir.Expr)]
     inner += list(value.args) if isinstance(value, tvm.ir.Call) else []
     return 1 + sum(_nodes(child) for child in inner)
