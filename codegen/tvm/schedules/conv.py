@@ -80,15 +80,29 @@ def conv(
     if rows is not None and batch * math.prod(spatial) * channels * total:
         return _as_product(x, w, batch * rows, (batch, *sizes, total), machine, epilogue)
     images = Images(
-        x, extent(sizes, (0,) * len(taps), g.strides, tuple(taps), g.kernel_dilation),
-        tuple(low for low, _ in g.padding), g.input_dilation, accumulator(x, w), machine,
+        x,
+        extent(sizes, (0,) * len(taps), g.strides, tuple(taps), g.kernel_dilation),
+        tuple(low for low, _ in g.padding),
+        g.input_dilation,
+        accumulator(x, w),
+        machine,
     )
     outputs = total // g.groups
     problem = Correlation(
-        images, batch, sizes, (0,) * len(taps), g.strides, g.kernel_dilation, tuple(taps),
-        channels, outputs, g.groups,
+        images,
+        batch,
+        sizes,
+        (0,) * len(taps),
+        g.strides,
+        g.kernel_dilation,
+        tuple(taps),
+        channels,
+        outputs,
+        g.groups,
         lambda tap, group, c, o: w[(*tap, c, group * outputs + o)],
-        lambda n, p, channel: (n, *p, channel), epilogue, machine,
+        lambda n, p, channel: (n, *p, channel),
+        epilogue,
+        machine,
     )
     return _solve(problem)
 
@@ -131,12 +145,14 @@ def conv_input_grad(
         _phases(input_shape[1 + i], taps[i], g.strides[i], g.kernel_dilation[i], g.padding[i][0])
         for i in range(rank)
     ]
-    # One stage serves all phases: it begins where the first of them looks first.
-    low = tuple(max(0, *(-phase.start for phase in axis)) for axis in axes)
-    parts = []
-    for phases in itertools.product(*axes):
-        parts.append(_phase(dy, w, input_shape, phases, low, g, machine, epilogue))
-    return emit.seq(*parts)
+    images = _stage(dy, w, axes, machine)
+    parts = [
+        _phase(dy, w, input_shape, phases, images, g, machine, epilogue)
+        for phases in itertools.product(*axes)
+    ]
+    if input_shape[0] < machine.cores or any(map(_is_depthwise, parts)):
+        return emit.seq(*map(_solve, parts))
+    return correlate(*parts)  # image by image, so that one is read and written in the cache
 
 
 @dataclass(frozen=True)
@@ -164,11 +180,30 @@ def _phases(size: int, taps: int, stride: int, dilation: int, low: int) -> list[
         origin = (first + low) // stride
         phases.append(
             _Phase(
-                first, -(-(size - first) // stride), stride, dilation, count,
-                residue + stride * (count - 1), origin - (count - 1) * dilation,
+                first,
+                -(-(size - first) // stride),
+                stride,
+                dilation,
+                count,
+                residue + stride * (count - 1),
+                origin - (count - 1) * dilation,
             )
         )
     return phases
+
+
+def _stage(dy: Buffer, w: Buffer, axes: list[list[_Phase]], machine: Machine) -> Images:
+    """The cotangents as all phases see them: from where the first looks to where the last does."""
+    low, extents = [], []
+    for axis in axes:
+        before = max(0, *(-phase.start for phase in axis))
+        ends = (
+            max(0, phase.start + before) + phase.size + (max(phase.taps, 1) - 1) * phase.dilation
+            for phase in axis
+        )
+        low.append(before)
+        extents.append(max(ends))
+    return Images(dy, tuple(extents), tuple(low), (1,) * len(axes), accumulator(dy, w), machine)
 
 
 def _phase(
@@ -176,36 +211,43 @@ def _phase(
     w: Buffer,
     input_shape: Ints,
     phases: tuple[_Phase, ...],
-    low: Ints,
+    images: Images,
     g: Geometry,
     machine: Machine,
     epilogue: Epilogue,
-) -> Stmt:
+) -> Correlation:
     channels, total = emit.shape_of(w)[-2:]
     outputs = total // g.groups
     sizes = tuple(phase.size for phase in phases)
     taps = tuple(phase.taps for phase in phases)
     dilation = tuple(phase.dilation for phase in phases)
-    base = tuple(max(0, phase.start + at) for phase, at in zip(phases, low, strict=True))
+    base = tuple(max(0, phase.start + at) for phase, at in zip(phases, images.low, strict=True))
     ones = (1,) * len(taps)
-    images = Images(
-        dy, extent(sizes, base, ones, taps, dilation), low, ones, accumulator(dy, w), machine
-    )
 
     def weight(tap: Place, group: Index, c: Index, o: Index) -> Expr:
-        reverse = tuple(
-            phase.last - phase.stride * t for phase, t in zip(phases, tap, strict=True)
-        )
+        reverse = tuple(phase.last - phase.stride * t for phase, t in zip(phases, tap, strict=True))
         return w[(*reverse, o, group * outputs + c)]
 
     def target(n: Index, p: Place, channel: Index) -> Place:
         spatial = (phase.first + phase.stride * i for phase, i in zip(phases, p, strict=True))
         return (n, *spatial, channel)
 
-    return _solve(Correlation(
-        images, input_shape[0], sizes, base, ones, dilation, taps, outputs, channels, g.groups,
-        weight, target, epilogue, machine,
-    ))
+    return Correlation(
+        images,
+        input_shape[0],
+        sizes,
+        base,
+        ones,
+        dilation,
+        taps,
+        outputs,
+        channels,
+        g.groups,
+        weight,
+        target,
+        epilogue,
+        machine,
+    )
 
 
 def _input_grad_by_zeros(
@@ -220,24 +262,44 @@ def _input_grad_by_zeros(
     )
     base = (0,) * len(taps)
     images = Images(
-        dy, extent(sizes, base, g.input_dilation, tuple(taps), g.kernel_dilation), low,
-        g.strides, accumulator(dy, w), machine,
+        dy,
+        extent(sizes, base, g.input_dilation, tuple(taps), g.kernel_dilation),
+        low,
+        g.strides,
+        accumulator(dy, w),
+        machine,
     )
 
     def weight(tap: Place, group: Index, c: Index, o: Index) -> Expr:
         reverse = tuple(k - 1 - t for k, t in zip(taps, tap, strict=True))
         return w[(*reverse, o, group * outputs + c)]
 
-    return _solve(Correlation(
-        images, input_shape[0], sizes, base, g.input_dilation, g.kernel_dilation, tuple(taps),
-        outputs, channels, g.groups, weight, lambda n, p, channel: (n, *p, channel), epilogue,
-        machine,
-    ))
+    return _solve(
+        Correlation(
+            images,
+            input_shape[0],
+            sizes,
+            base,
+            g.input_dilation,
+            g.kernel_dilation,
+            tuple(taps),
+            outputs,
+            channels,
+            g.groups,
+            weight,
+            lambda n, p, channel: (n, *p, channel),
+            epilogue,
+            machine,
+        )
+    )
 
 
 def _solve(problem: Correlation) -> Stmt:
-    single = problem.channels == problem.outputs == 1 and problem.groups > 1
-    return depthwise(problem) if single else correlate(problem)
+    return depthwise(problem) if _is_depthwise(problem) else correlate(problem)
+
+
+def _is_depthwise(problem: Correlation) -> bool:
+    return problem.channels == problem.outputs == 1 and problem.groups > 1
 
 
 def positions(spatial: Ints, taps: Ints, g: Geometry) -> Ints:
@@ -284,9 +346,15 @@ def _as_product(
         row, channel = indices
         return epilogue((*emit.unflatten(row, shape[:-1]), channel), value)
 
-    return emit.view(x, (rows, terms), lambda left: emit.view(w, (terms, shape[-1]), lambda right:
-        matmul(left, right, machine=machine, epilogue=spread)
-    ))
+    return emit.view(
+        x,
+        (rows, terms),
+        lambda left: emit.view(
+            w,
+            (terms, shape[-1]),
+            lambda right: matmul(left, right, machine=machine, epilogue=spread),
+        ),
+    )
 
 
 def _gradient_as_product(
@@ -303,6 +371,12 @@ def _gradient_as_product(
             return epilogue((row, *emit.unflatten(column, inner[1:])), value)
         return epilogue((*emit.unflatten(row, inner[:-1]), column), value)
 
-    return emit.view(dy, (count, total), lambda left: emit.view(w, (terms, total), lambda right:
-        matmul(left, right, transpose_b=True, machine=machine, epilogue=spread)
-    ))
+    return emit.view(
+        dy,
+        (count, total),
+        lambda left: emit.view(
+            w,
+            (terms, total),
+            lambda right: matmul(left, right, transpose_b=True, machine=machine, epilogue=spread),
+        ),
+    )

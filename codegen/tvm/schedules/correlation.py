@@ -155,12 +155,25 @@ class Correlation:
         )
 
 
-def correlate(problem: Correlation) -> Stmt:
-    """Emit a correlation with its packed weights; see the module."""
-    if problem.batch * math.prod(problem.sizes) * problem.outputs * problem.groups == 0:
-        return emit.NOTHING
-    if math.prod(problem.taps) * problem.channels == 0:
-        return _zeros(problem)
+def correlate(*problems: Correlation) -> Stmt:
+    """Emit correlations over the same images with their packed weights; see the module.
+
+    Several problems must have equal `images`: these are staged once for all of them.
+    """
+    problems = tuple(
+        p for p in problems if p.batch * math.prod(p.sizes) * p.outputs * p.groups != 0
+    )
+    summed = [p for p in problems if math.prod(p.taps) * p.channels != 0]
+    zeros = [_zeros(p) for p in problems if math.prod(p.taps) * p.channels == 0]
+    return emit.seq(*zeros, _with_weights(summed, ()))
+
+
+def _with_weights(problems: Sequence[Correlation], packed: tuple[Buffer, ...]) -> Stmt:
+    """Declare and fill room for the weights of all problems, then run over the images."""
+    if len(packed) == len(problems):
+        fill = (_pack(p, weights) for p, weights in zip(problems, packed, strict=True))
+        return emit.seq(*fill, _images(problems, packed) if problems else None)
+    problem = problems[len(packed)]
     shape = (
         problem.groups * problem.panels,
         math.prod(problem.taps[:-1]),
@@ -168,10 +181,7 @@ def correlate(problem: Correlation) -> Stmt:
         problem.width,
     )
     return emit.scratch(
-        "weights",
-        shape,
-        problem.dtype,
-        lambda packed: emit.seq(_pack(problem, packed), _images(problem, packed)),
+        "weights", shape, problem.dtype, lambda w: _with_weights(problems, (*packed, w))
     )
 
 
@@ -240,34 +250,45 @@ def _pack(problem: Correlation, packed: Buffer) -> Stmt:
     )
 
 
-def _images(problem: Correlation, packed: Buffer) -> Stmt:
-    """All images, over tasks by images, rows or panels."""
-    tasks = tasks_for(problem.work, problem.machine)
-    choices = {
-        "batch": problem.batch,
-        "panels": problem.groups * problem.panels,
-        "rows": problem.sizes[0] if len(problem.sizes) > 1 and not _merged(problem) else 1,
-    }
+def _images(problems: Sequence[Correlation], packed: Sequence[Buffer]) -> Stmt:
+    """All images, over tasks by images; if there is one problem, perhaps by rows or panels."""
+    images, machine = problems[0].images, problems[0].machine
+    tasks = tasks_for(sum(p.work for p in problems), machine)
+    counts = [_counts(p) for p in problems]
+    choices = counts[0] if len(problems) == 1 else {"batch": problems[0].batch}
     split = max(choices, key=lambda name: choices[name] / (-(-choices[name] // tasks) * tasks))
     tasks = min(tasks, choices[split])
 
     def body(stage: Stage) -> Stmt:
         def task(number: Index) -> Stmt:
-            part = {name: (0, count) for name, count in choices.items()}
-            part[split] = emit.split_range(choices[split], tasks, number)
+            own = {split: emit.split_range(choices[split], tasks, number)}
+            parts = [{name: (0, n) for name, n in count.items()} | own for count in counts]
 
             def image(n: Index) -> Stmt:
                 return emit.seq(
                     stage.fill(number, 0, n),
-                    _image(problem, stage, packed, number, n, part["panels"], part["rows"]),
+                    *(
+                        _image(p, stage, weights, number, n, part["panels"], part["rows"])
+                        for p, weights, part in zip(problems, packed, parts, strict=True)
+                    ),
                 )
 
-            first, count = part["batch"]
+            first, count = parts[0]["batch"]
             return emit.seq(stage.clear(number, 1), emit.serial(count, image, "image", first))
 
         return emit.parallel(tasks, task)
 
-    return problem.images.staged(tasks, 1, body)
+    return images.staged(tasks, 1, body)
+
+
+def _counts(problem: Correlation) -> dict[str, int]:
+    """What can be split over tasks: images, panels of outputs, rows of the result."""
+    has_rows = len(problem.sizes) > 1 and not _merged(problem)
+    return {
+        "batch": problem.batch,
+        "panels": problem.groups * problem.panels,
+        "rows": problem.sizes[0] if has_rows else 1,
+    }
 
 
 def _merged(problem: Correlation) -> bool:
