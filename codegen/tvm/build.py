@@ -256,9 +256,7 @@ def _keep_apart() -> Stmt:
     return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.localescape"))
 
 
-def _lower_entry(
-    calls: Sequence[Call], pointers: int, target: tvm.target.Target
-) -> tvm.IRModule:
+def _lower_entry(calls: Sequence[Call], pointers: int, target: tvm.target.Target) -> tvm.IRModule:
     """The packed function that loads base pointers from the table and calls the kernels."""
     address = tirx.Var("table_address", "int64")
     table = buffer("table", (max(1, pointers),), "int64")

@@ -135,9 +135,7 @@ def let(value: Expr | int, body: Body, name: str = "value") -> Stmt:
     return seq(tirx.Bind(variable, value), body(variable))
 
 
-def local(
-    name: str, shape: Sequence[int], dtype: str, body: Callable[[Buffer], Stmt]
-) -> Stmt:
+def local(name: str, shape: Sequence[int], dtype: str, body: Callable[[Buffer], Stmt]) -> Stmt:
     """Declare a small array on the stack, in registers where every index is a constant."""
     array = tirx.decl_buffer(
         tuple(shape), dtype, name=name, scope="local", data_alignment=ALIGNMENT
@@ -145,9 +143,7 @@ def local(
     return seq(tirx.AllocBuffer(array), body(array))
 
 
-def scratch(
-    name: str, shape: Sequence[int], dtype: str, body: Callable[[Buffer], Stmt]
-) -> Stmt:
+def scratch(name: str, shape: Sequence[int], dtype: str, body: Callable[[Buffer], Stmt]) -> Stmt:
     """Declare a large array in the kernel's workspace; not inside a parallel loop."""
     array = buffer(name, shape, dtype)
     return seq(tirx.AllocBuffer(array), body(array))
