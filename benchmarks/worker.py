@@ -48,16 +48,13 @@ def _serve(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
         data = Batches.random(model, request["batch_size"], request["batches"])
         first = engine.load(model, data)
         return {"first": first, "versions": engine.versions(), "notes": engine.notes()}
-    steps = request["steps"]
-    if request["do"] == "train":
-        start = time.perf_counter()
-        loss = engine.train(steps)
-        return {"seconds": time.perf_counter() - start, "loss": loss}
-    if request["do"] == "predict":
-        start = time.perf_counter()
-        engine.predict(steps)
-        return {"seconds": time.perf_counter() - start}
-    raise ValueError(f"worker: unknown request {request['do']!r}")
+    kinds = {"train": engine.train, "predict": engine.predict}
+    if request["do"] not in kinds:
+        raise ValueError(f"worker: unknown request {request['do']!r}")
+    cpu, start = time.process_time(), time.perf_counter()
+    loss = kinds[request["do"]](request["steps"])
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "cpu_seconds": time.process_time() - cpu, "loss": loss}
 
 
 if __name__ == "__main__":

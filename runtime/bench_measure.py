@@ -17,8 +17,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -82,6 +83,7 @@ class Report:
     not_installed: dict[str, list[str]] = field(default_factory=dict)
     matmul_flops: list[float] = field(default_factory=list)
     load_average: float = math.nan
+    foreign_cores: list[float] = field(default_factory=list)
 
     @property
     def limit(self) -> float:
@@ -257,22 +259,37 @@ def _measure_model(
         names = [name for name in workers if not rows[name].error]
         first = number % max(len(names), 1)  # another engine each time
         for name in names[first:] + names[:first]:
-            _one_round(workers[name], rows[name], steps)
+            report.foreign_cores += _one_round(workers[name], rows[name], steps)
 
 
-def _one_round(worker: Worker, row: Measurement, steps: dict[tuple[str, str], int]) -> None:
+def _one_round(
+    worker: Worker, row: Measurement, steps: dict[tuple[str, str], int]
+) -> Iterator[float]:
+    """Time both kinds of step; yields the cores that other processes used meanwhile."""
     for kind, seconds in (("train", row.train), ("predict", row.predict)):
         count = steps[row.engine, kind]
         time.sleep(SETTLE_SECONDS)
+        busy = _busy_seconds()
         try:
             answer = worker.ask(ROUND_TIMEOUT_SECONDS, do=kind, steps=count)
         except WorkerError as error:
             row.error = str(error)
             return
-        if not math.isfinite(answer.get("loss", 0.0)):
+        if kind == "train" and not math.isfinite(answer["loss"]):
             row.error = f"the loss is {answer['loss']}"
             return
         seconds.append(answer["seconds"] / count)
+        yield max(_busy_seconds() - busy - answer["cpu_seconds"], 0.0) / answer["seconds"]
+
+
+def _busy_seconds() -> float:
+    """Processor seconds that all processes have used, as Linux counts them; NaN elsewhere."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    except OSError:
+        return math.nan
+    user, nice, system = map(int, fields[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def _batches_for(model: BenchModel, batch_size: int) -> int:

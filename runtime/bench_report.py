@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import statistics
 from collections.abc import Iterable, Sequence
@@ -76,11 +77,17 @@ def machine() -> str:
     )
 
 
+def _median(numbers: Sequence[float]) -> float:
+    return statistics.median(numbers) if numbers else math.nan
+
+
 def facts_of(report: Report) -> list[str]:
     """Where, when and with what the numbers were taken, one fact a line."""
     options = report.options
     facts = [
-        f"Machine: {machine()}; load {report.load_average:.1f} at the start.",
+        f"Machine: {machine()}; load {report.load_average:.1f} at the start; other processes used "
+        f"{_median(report.foreign_cores):.2f} cores while the rounds ran (median), "
+        f"{max(report.foreign_cores, default=math.nan):.2f} at the most.",
         f"Date: {datetime.now(UTC):%Y-%m-%d}.",
         "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(report.versions.items())) + ".",
         f"Arithmetic limit: {report.limit / 1e9:.0f} GFLOP/s, the best f32 product of two "

@@ -36,11 +36,12 @@ for line in sys.stdin:
     elif name == "torch-eager" and request["do"] == "train":
         sys.exit("it broke")
     elif name == "torch-compile" and request["do"] == "train":
-        answer = {"seconds": 0.01, "loss": float("nan")}
+        answer = {"seconds": 0.01, "cpu_seconds": 0.01, "loss": float("nan")}
     elif request["do"] == "load":
         answer = {"first": 1.5, "versions": {name: "1.0"}, "notes": ["a note"]}
     else:
-        answer = {"seconds": speed * request["steps"], "loss": 2.3}
+        seconds = speed * request["steps"]
+        answer = {"seconds": seconds, "cpu_seconds": seconds, "loss": 2.3}
     print(json.dumps(answer), flush=True)
 """
 
@@ -70,6 +71,7 @@ def test_rounds_are_interleaved_and_rotate(workers):
     tvm, eager = report.measurements
     assert tvm.train == pytest.approx([0.001, 0.001])
     assert eager.predict == pytest.approx([0.004, 0.004])
+    assert len(report.foreign_cores) == 8
     assert (tvm.first, tvm.notes) == (1.5, ["a note"])
     asked = [line.split() for line in workers.read_text().splitlines()]
     timed = [(name, do, int(steps)) for name, do, *(steps,) in asked[-8:]]
@@ -119,7 +121,7 @@ def report() -> Report:
         Measurement("onnx", "mlp", error="it broke"),
     ]
     # A training step of 100 samples is 0.3213 GFLOP: 3 ms at 107.1 GFLOP/s.
-    return Report(options, measurements, {"torch": "2"}, {}, [1e9, 107.1e9], 0.0)
+    return Report(options, measurements, {"torch": "2"}, {}, [1e9, 107.1e9], 0.0, [0.1, 0.5, 0.2])
 
 
 def test_the_table_has_medians_limits_and_ratios(report):
@@ -133,7 +135,15 @@ def test_terminal_and_markdown_say_the_same(report):
     stream = io.StringIO()
     show(report, Console(file=stream, width=80))
     printed, document = stream.getvalue(), markdown(report)
-    for text in ("3.00 ±17%", "2.00x", "onnx: it broke", "107 GFLOP/s", "torch 2", "0.321 GFLOP"):
+    for text in (
+        "3.00 ±17%",
+        "2.00x",
+        "onnx: it broke",
+        "107 GFLOP/s",
+        "torch 2",
+        "0.321 GFLOP",
+        "0.20 cores",
+    ):
         assert text in printed
         assert text in document
     assert "…" not in printed, "the table must fit 80 columns"
