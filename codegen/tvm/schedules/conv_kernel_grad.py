@@ -68,12 +68,24 @@ def conv_kernel_grad(
     lanes = machine.lanes(dtype)
     sizes = positions(tuple(spatial), tuple(taps), g)
     images = Images(
-        x, extent(sizes, (0,) * len(taps), g.strides, tuple(taps), g.kernel_dilation),
-        tuple(low for low, _ in g.padding), g.input_dilation, dtype, machine,
+        x,
+        extent(sizes, (0,) * len(taps), g.strides, tuple(taps), g.kernel_dilation),
+        tuple(low for low, _ in g.padding),
+        g.input_dilation,
+        dtype,
+        machine,
         slack=lanes if channels == 1 and g.groups % lanes else 0,
     )
     problem = _Problem(
-        images, dy, batch, sizes, g, tuple(taps), channels, total // g.groups, machine,
+        images,
+        dy,
+        batch,
+        sizes,
+        g,
+        tuple(taps),
+        channels,
+        total // g.groups,
+        machine,
         epilogue or store_to(out),
     )
     if math.prod(kernel_shape) == 0:
@@ -181,16 +193,22 @@ def _gradient(problem: _Problem) -> Stmt:
     sums_shape = (problem.tasks, problem.blocks, problem.rows, width)
 
     def body(stage: Stage, cotangents: Buffer) -> Stmt:
-        return emit.scratch("partial", sums_shape, problem.dtype, lambda sums: emit.seq(
-            emit.parallel(
-                problem.tasks,
-                lambda task: _task(problem, _Room(stage, cotangents, sums), task),
+        return emit.scratch(
+            "partial",
+            sums_shape,
+            problem.dtype,
+            lambda sums: emit.seq(
+                emit.parallel(
+                    problem.tasks,
+                    lambda task: _task(problem, _Room(stage, cotangents, sums), task),
+                ),
+                _add_up(problem, sums),
             ),
-            _add_up(problem, sums),
-        ))
+        )
 
     return problem.images.staged(
-        problem.tasks, problem.slots,
+        problem.tasks,
+        problem.slots,
         lambda stage: _with_cotangents(problem, lambda cotangents: body(stage, cotangents)),
     )
 
@@ -199,7 +217,10 @@ def _with_cotangents(problem: _Problem, body: Callable[[Buffer], Stmt]) -> Stmt:
     pixels = math.prod(problem.sizes)
     if problem.padded:
         shape = (
-            problem.tasks, problem.slots, pixels, problem.blocks * problem.panels * problem.width
+            problem.tasks,
+            problem.slots,
+            pixels,
+            problem.blocks * problem.panels * problem.width,
         )
         return emit.scratch("cotangents", shape, problem.dtype, body)
     total = problem.groups * problem.outputs
@@ -212,13 +233,19 @@ def _task(problem: _Problem, room: _Room, task: Index) -> Stmt:
 
     def some(number: Index) -> Stmt:
         image = first + number * slots
-        here = slots if problem.batch == problem.tasks * slots else emit.minimum(
-            slots, count - number * slots
+        here = (
+            slots
+            if problem.batch == problem.tasks * slots
+            else emit.minimum(slots, count - number * slots)
         )
-        fill = emit.serial(here, lambda slot: emit.seq(
-            room.stage.fill(task, slot, image + slot),
-            _fill_cotangents(problem, room, task, slot, image + slot),
-        ), "slot")
+        fill = emit.serial(
+            here,
+            lambda slot: emit.seq(
+                room.stage.fill(task, slot, image + slot),
+                _fill_cotangents(problem, room, task, slot, image + slot),
+            ),
+            "slot",
+        )
         return emit.seq(fill, _tiles(problem, room, task, image, here))
 
     return emit.seq(
@@ -230,9 +257,12 @@ def _task(problem: _Problem, room: _Room, task: Index) -> Stmt:
 
 def _clear(problem: _Problem, sums: Buffer, task: Index) -> Stmt:
     zero, width = emit.constant(0, problem.dtype), problem.panels * problem.width
-    return emit.nest((problem.blocks, problem.rows), lambda at: emit.strips(
-        width, problem.lanes, lambda j: emit.store(sums, (task, *at, j), zero)
-    ))
+    return emit.nest(
+        (problem.blocks, problem.rows),
+        lambda at: emit.strips(
+            width, problem.lanes, lambda j: emit.store(sums, (task, *at, j), zero)
+        ),
+    )
 
 
 def _fill_cotangents(
@@ -279,9 +309,7 @@ def _tiles(problem: _Problem, room: _Room, task: Index, image: Index, count: Ind
     return emit.nest((problem.blocks, problem.panels), panel)
 
 
-def _rows(
-    problem: _Problem, tile: Callable[[Index, int, Callable[[int], Place]], Stmt]
-) -> Stmt:
+def _rows(problem: _Problem, tile: Callable[[Index, int, Callable[[int], Place]], Stmt]) -> Stmt:
     """Cut kernel elements in tiles: `tile` gets its first row and (*tap, channel) of each row."""
     shape = (*problem.taps, problem.channels)
     tallest = max_rows(problem.machine, problem.vectors)
@@ -355,9 +383,11 @@ def _tile(
 
     return tile.reduce(
         loops,
-        lambda sums: tile.each(lambda row, vector: emit.store(
-            room.sums, place(row, vector), tile.vector(sums, row, vector)
-        )),
+        lambda sums: tile.each(
+            lambda row, vector: emit.store(
+                room.sums, place(row, vector), tile.vector(sums, row, vector)
+            )
+        ),
         lambda row, vector: room.sums[place(row, vector)],
     )
 

@@ -64,9 +64,12 @@ def _tile(
 
     def body(sums: Buffer) -> Stmt:
         def every(statement: Callable[[int, Index], Stmt]) -> Stmt:
-            return emit.seq(*(
-                emit.vectorized(lanes, lambda lane, i=i: statement(i, lane)) for i in range(count)
-            ))
+            return emit.seq(
+                *(
+                    emit.vectorized(lanes, lambda lane, i=i: statement(i, lane))
+                    for i in range(count)
+                )
+            )
 
         def start(i: int, lane: Index) -> Stmt:
             return emit.store(sums, (i * lanes + lane,), emit.constant(0, problem.dtype))
@@ -76,9 +79,7 @@ def _tile(
                 position = problem.position(pixels[i], taps)
                 seen = stage.load(task, 0, n, position, channel + lane)
                 weight = cast(problem.weight(taps, channel + lane, 0, 0), problem.dtype)
-                return emit.store(
-                    sums, (i * lanes + lane,), sums[i * lanes + lane] + seen * weight
-                )
+                return emit.store(sums, (i * lanes + lane,), sums[i * lanes + lane] + seen * weight)
 
             return every(add)
 

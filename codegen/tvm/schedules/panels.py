@@ -107,9 +107,7 @@ def _without_conflicts(product: Product) -> tuple[Product, Callable[[Stmt], Stmt
         return emit.strips(length, product.lanes, element, unroll=4)
 
     fill = emit.parallel(rows, copy_row)
-    return replace(product, left=copied), lambda body: emit.seq(
-        tirx.AllocBuffer(copy), fill, body
-    )
+    return replace(product, left=copied), lambda body: emit.seq(tirx.AllocBuffer(copy), fill, body)
 
 
 def _stripe(stripe: _Stripe) -> Stmt:
@@ -140,9 +138,9 @@ def _stripe(stripe: _Stripe) -> Stmt:
 
         return emit.serial(count, one, "batch", first)
 
-    return _with_packed(stripe, tasks, lambda packed: emit.parallel(
-        tasks, lambda number: task(number, packed)
-    ))
+    return _with_packed(
+        stripe, tasks, lambda packed: emit.parallel(tasks, lambda number: task(number, packed))
+    )
 
 
 def _balance(items: int, tasks: int) -> float:
@@ -150,9 +148,7 @@ def _balance(items: int, tasks: int) -> float:
     return items / (-(-items // tasks) * tasks)
 
 
-def _with_packed(
-    stripe: _Stripe, tasks: int, body: Callable[[Buffer | None], Stmt]
-) -> Stmt:
+def _with_packed(stripe: _Stripe, tasks: int, body: Callable[[Buffer | None], Stmt]) -> Stmt:
     """Give each task room for one packed panel, unless `b` is read where it lies."""
     if stripe.direct:
         return body(None)
@@ -216,7 +212,10 @@ def _tile(
     def finish(sums: Buffer) -> Stmt:
         def write(valid: list[int]) -> Stmt:
             return finish_tile(
-                tile, sums, valid, lambda row, lane: (*at, first + row, column + lane),
+                tile,
+                sums,
+                valid,
+                lambda row, lane: (*at, first + row, column + lane),
                 product.epilogue,
             )
 
@@ -351,13 +350,18 @@ def _split_terms(stripe: _Stripe, tasks: int) -> Stmt:
             own = replace(stripe, product=replace(product, epilogue=keep))
             terms = emit.split_range(product.terms, tasks, number)
             return _run_panels(
-                own, (0,) * len(product.batch), (0, stripe.panels), (0, stripe.tiles), terms,
-                number, packed,
+                own,
+                (0,) * len(product.batch),
+                (0, stripe.panels),
+                (0, stripe.tiles),
+                terms,
+                number,
+                packed,
             )
 
-        split = _with_packed(stripe, tasks, lambda packed: emit.parallel(
-            tasks, lambda number: task(number, packed)
-        ))
+        split = _with_packed(
+            stripe, tasks, lambda packed: emit.parallel(tasks, lambda number: task(number, packed))
+        )
         return emit.seq(split, _add_up(stripe, sums, tasks))
 
     return emit.scratch("stretches", shape, product.dtype, body)

@@ -63,8 +63,16 @@ def product_of(
         return b[(*at, j, k) if transpose_b else (*at, k, j)]
 
     return Product(
-        tuple(batch), rows, columns, terms, left, right, transpose_a, transpose_b,
-        (emit.dtype_of(a), emit.dtype_of(b)), accumulator(a, b), machine, epilogue,
+        tuple(batch),
+        rows,
+        columns,
+        terms,
+        left,
+        right,
+        transpose_a,
+        transpose_b,
+        (emit.dtype_of(a), emit.dtype_of(b)),
+        accumulator(a, b),
+        machine,
+        epilogue,
     )
-
-

@@ -73,9 +73,7 @@ class Images:
         sizes = self.spatial if self.in_place else self.extent
         return (*sizes[:-1], sizes[-1] * self.channels + self.slack)
 
-    def staged(
-        self, tasks: int, slots: int, body: Callable[[Stage], Stmt]
-    ) -> Stmt:
+    def staged(self, tasks: int, slots: int, body: Callable[[Stage], Stmt]) -> Stmt:
         """Give `body` a `Stage` with room for `slots` images of each task."""
         batch, *outer, last, channels = emit.shape_of(self.source)
         shape = (tasks, slots, *self.rows_shape)
@@ -158,11 +156,15 @@ class Stage:
 
         def pixel(i: Index) -> Stmt:
             place = (low + (first + i) * step) * channels
-            return emit.strips(channels, lanes, lambda j: emit.store(
-                self.rows,
-                (*target, place + j),
-                cast(self.source[(*source, (first + i) * channels + j)], images.dtype),
-            ))
+            return emit.strips(
+                channels,
+                lanes,
+                lambda j: emit.store(
+                    self.rows,
+                    (*target, place + j),
+                    cast(self.source[(*source, (first + i) * channels + j)], images.dtype),
+                ),
+            )
 
         return emit.serial(count, pixel, "pixel")
 
@@ -194,6 +196,8 @@ def _covers(images: Images) -> bool:
 
 def stage_bytes(images: Images) -> int:
     """Bytes of one staged image."""
-    return math.prod(images.rows_shape) * images.machine.vector_bits // (
-        8 * images.machine.lanes(images.dtype)
+    return (
+        math.prod(images.rows_shape)
+        * images.machine.vector_bits
+        // (8 * images.machine.lanes(images.dtype))
     )

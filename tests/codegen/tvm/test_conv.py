@@ -130,9 +130,7 @@ def check_input_grad(problem, machine=TARGET.machine):
         conv_input_grad, [problem.dy, problem.w], problem.x_shape, problem.dtype,
         input_shape=problem.x_shape, geometry=problem.geometry, machine=machine,
     )  # fmt: skip
-    want = problem.expected(
-        "conv_input_grad", problem.dy, problem.w, input_shape=problem.x_shape
-    )
+    want = problem.expected("conv_input_grad", problem.dy, problem.w, input_shape=problem.x_shape)
     assert_close(result, want, math.prod(problem.w_shape) + 1, UNIT[problem.dtype])
 
 
@@ -141,9 +139,7 @@ def check_kernel_grad(problem, machine=TARGET.machine):
         conv_kernel_grad, [problem.x, problem.dy], problem.w_shape, problem.dtype,
         kernel_shape=problem.w_shape, geometry=problem.geometry, machine=machine,
     )  # fmt: skip
-    want = problem.expected(
-        "conv_kernel_grad", problem.x, problem.dy, kernel_shape=problem.w_shape
-    )
+    want = problem.expected("conv_kernel_grad", problem.x, problem.dy, kernel_shape=problem.w_shape)
     assert_close(result, want, math.prod(problem.y_shape[:-1]) + 1, UNIT[problem.dtype])
 
 
