@@ -128,7 +128,9 @@ def test_transpose_block(size):
 
 
 def test_an_empty_program_runs():
-    build({}, [], TARGET).run([])
+    program = build({}, [], TARGET)
+    program.run([])
+    assert program.pointers == 0
 
 
 def test_errors_name_the_fault():
