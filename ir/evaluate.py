@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,22 @@ def evaluate(graph: Graph, arrays: Mapping[str, np.ndarray]) -> Evaluation:
     """
     bindings = bind(graph, arrays)
     graph = graph.specialize(bindings)
-    values: dict[Value, np.ndarray] = {v: np.asarray(arrays[v.name]) for v in graph.parameters}
+    values = _run(graph, [np.asarray(arrays[v.name]) for v in graph.parameters])
+    return Evaluation(
+        {n: values[v] for n, v in zip(graph.output_names, graph.outputs, strict=True)},
+        {old.name: values[new] for old, new in graph.updates},
+    )
+
+
+def run_region(region: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a body of control flow, of fixed sizes, on arrays for its inputs."""
+    values = _run(region, arrays)
+    return [values[v] for v in region.outputs]
+
+
+def _run(graph: Graph, arrays: Sequence[np.ndarray]) -> dict[Value, np.ndarray]:
+    """The results' arrays, and some of the others'."""
+    values: dict[Value, np.ndarray] = dict(zip(graph.parameters, arrays, strict=True))
     last_use = {v: node for node in graph.nodes for v in node.inputs}
     keep = set(graph.results)
     for node in graph.nodes:
@@ -46,10 +61,7 @@ def evaluate(graph: Graph, arrays: Mapping[str, np.ndarray]) -> Evaluation:
         for v in node.inputs:  # free what nobody reads again
             if last_use[v] is node and v not in keep and v.node is not None:
                 values.pop(v, None)
-    return Evaluation(
-        {n: values[v] for n, v in zip(graph.output_names, graph.outputs, strict=True)},
-        {old.name: values[new] for old, new in graph.updates},
-    )
+    return values
 
 
 def bind(graph: Graph, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:

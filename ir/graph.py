@@ -238,6 +238,11 @@ class Node:
         (out,) = self.outputs
         return out
 
+    @property
+    def regions(self) -> dict[str, Graph]:
+        """The attributes that are graphs, by name: the bodies of control flow."""
+        return {k: v for k, v in self.attrs.items() if isinstance(v, Graph)}
+
     def key(self) -> tuple[Any, ...]:
         """Equal for nodes that compute the same from the same values."""
         return (self.op.name, tuple(map(id, self.inputs)),
@@ -266,6 +271,8 @@ def _hashable(attribute: Any) -> Any:
         return ("float", attribute.hex())
     if isinstance(attribute, tuple):
         return tuple(_hashable(item) for item in attribute)
+    if isinstance(attribute, Graph):
+        return attribute.structure
     return (type(attribute).__name__, attribute)
 
 
@@ -334,6 +341,13 @@ class Graph:
         """Names of the symbolic dimensions of inputs and state, sorted."""
         return tuple(sorted({s for v in self.parameters for s in v.type.symbols}))
 
+    @cached_property
+    def structure(self) -> str:
+        """The text without names and sources: equal for graphs that compute the same."""
+        from .text import to_text
+
+        return to_text(self, anonymous=True)
+
     def named(self, name: str) -> Value:
         """The input or state of that name."""
         for value in self.parameters:
@@ -375,6 +389,23 @@ class Graph:
             ((new(old), new(value)) for old, value in self.updates),
         )  # fmt: skip
 
+    def inline(self, *arguments: Value) -> tuple[Value, ...]:
+        """Emit the nodes into the current builder, on `arguments` for `parameters`."""
+        from .builder import current, emit
+
+        builder = current()
+        assert builder is not None
+        found = tuple(a.type for a in arguments)
+        if found != tuple(v.type for v in self.parameters):
+            raise ShapeError(f"graph {self.name}: must be called with "
+                             f"{[v.type for v in self.parameters]}, got {list(found)}")  # fmt: skip
+        values = dict(zip(self.parameters, arguments, strict=True))
+        for node in self.nodes:
+            with builder.at(node.source):
+                outputs = emit(node.op, [values[v] for v in node.inputs], node.attrs)
+            values.update(zip(node.outputs, outputs, strict=True))
+        return tuple(values[v] for v in self.outputs)
+
     def specialize(self, bindings: Mapping[str, int]) -> Graph:
         """Replace symbolic dimensions by sizes, in types and attributes: `{"N": 128}`."""
         for name, size in bindings.items():
@@ -382,6 +413,9 @@ class Graph:
                 raise ShapeError(f"specialize: {name} must be 0 or more, got {size}")
         if not any(s in bindings for s in self.symbols):
             return self
+        return self._substitute(bindings)
+
+    def _substitute(self, bindings: Mapping[str, int]) -> Graph:
         from .builder import emit
 
         parameters = {v: Value(v.type.substitute(bindings), name=v.name) for v in self.parameters}
@@ -405,6 +439,8 @@ def _substitute(attribute: Any, bindings: Mapping[str, int]) -> Any:
         return substitute(attribute, bindings)
     if isinstance(attribute, tuple):
         return tuple(_substitute(item, bindings) for item in attribute)
+    if isinstance(attribute, Graph):
+        return attribute._substitute(bindings)
     return attribute
 
 

@@ -22,6 +22,7 @@ Kind = Literal[
     "contraction",  # matmul and convolutions with their gradients
     "window",  # pooling and its gradients
     "opaque",  # anything else: one kernel of its own
+    "region",  # control flow: attributes are graphs that run any number of times
 ]
 
 

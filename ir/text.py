@@ -7,12 +7,23 @@
     }
 
 Parameters before the `;` are inputs, those after it are state; after the `;` of `return` stand
-the updates of state.
+the updates of state. Control flow carries its bodies, each with names of its own:
+
+    graph power(%x: f32[], %w: f32[]) {
+      %0: f32[] = scan[carry=1, stacked=0, length=3](%x, %w) {
+        body = graph step(%c: f32[], %w: f32[]) {
+          %0: f32[] = mul(%c, %w)
+          return c=%0
+        }
+      }
+      return y=%0
+    }
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,33 +37,50 @@ INLINE_ELEMENTS = 16
 """Arrays of up to this many elements print as numbers, larger ones as hexadecimal bytes."""
 
 
-def to_text(graph: Graph) -> str:
-    """The text of a graph; `parse` reads it back."""
-    names = {v: v.name for v in graph.parameters}
-    lines = []
+def to_text(graph: Graph, *, anonymous: bool = False) -> str:
+    """The text of a graph; `parse` reads it back.
+
+    With `anonymous`, parameters, results and graphs are numbered and sources left out, so that
+    the texts of graphs that compute the same in the same order are equal.
+    """
+    return "\n".join(_graph_lines(graph, anonymous))
+
+
+def _graph_lines(graph: Graph, anonymous: bool) -> Iterator[str]:
+    names = {v: f"p{i}" if anonymous else v.name for i, v in enumerate(graph.parameters)}
+    results = [f"r{i}" for i in range(len(graph.outputs))] if anonymous else graph.output_names
+    parameters = ", ".join(f"%{names[v]}: {v.type}" for v in graph.inputs)
+    if graph.state:
+        parameters += "; " + ", ".join(f"%{names[v]}: {v.type}" for v in graph.state)
+    yield f"graph {'g' if anonymous else graph.name}({parameters}) {{"
     for node in graph.nodes:
         for v in node.outputs:
             names[v] = str(len(names) - len(graph.parameters))
-        lines.append(f"  {_node_text(node, names)}")
-    parameters = ", ".join(f"%{v.name}: {v.type}" for v in graph.inputs)
-    if graph.state:
-        parameters += "; " + ", ".join(f"%{v.name}: {v.type}" for v in graph.state)
-    results = ", ".join(
-        f"{name}=%{names[v]}" for name, v in zip(graph.output_names, graph.outputs, strict=True)
+        yield from (f"  {line}" for line in _node_lines(node, names, anonymous))
+    returned = ", ".join(
+        f"{name}=%{names[v]}" for name, v in zip(results, graph.outputs, strict=True)
     )
     if graph.updates:
-        results += "; " + ", ".join(f"%{old.name}=%{names[new]}" for old, new in graph.updates)
-    body = "".join(line + "\n" for line in lines)
-    return f"graph {graph.name}({parameters}) {{\n{body}  return {results}\n}}"
+        returned += "; " + ", ".join(f"%{names[old]}=%{names[new]}" for old, new in graph.updates)
+    yield f"  return {returned}".rstrip()
+    yield "}"
 
 
-def _node_text(node: Node, names: dict[Value, str]) -> str:
+def _node_lines(node: Node, names: dict[Value, str], anonymous: bool) -> Iterator[str]:
     left = ", ".join(f"%{names[v]}" for v in node.outputs)
     types = ", ".join(str(v.type) for v in node.outputs)
-    attrs = ", ".join(f"{k}={_attr_text(v)}" for k, v in node.attrs.items())
+    regions = node.regions
+    attrs = ", ".join(f"{k}={_attr_text(v)}" for k, v in node.attrs.items() if k not in regions)
     operands = ", ".join(f"%{names[v]}" for v in node.inputs)
-    comment = f"  # {node.source}" if str(node.source) else ""
-    return f"{left}: {types} = {node.op.name}{f'[{attrs}]' if attrs else ''}({operands}){comment}"
+    comment = f"  # {node.source}" if str(node.source) and not anonymous else ""
+    head = f"{left}: {types} = {node.op.name}{f'[{attrs}]' if attrs else ''}({operands})"
+    yield f"{head}{' {' if regions else ''}{comment}"
+    for name, region in regions.items():
+        first, *rest = _graph_lines(region, anonymous)
+        yield f"  {name} = {first}"
+        yield from (f"  {line}" for line in rest)
+    if regions:
+        yield "}"
 
 
 def _attr_text(attribute: Any) -> str:
@@ -93,21 +121,65 @@ def parse(text: str) -> Graph:
         If a line cannot be read, or a node's stated type is not what its op infers; the message
         names the line.
     """
-    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1)]
-    lines = [(i, line) for i, line in lines if line and not line.startswith("#")]
-    if len(lines) < 3 or lines[-1][1] != "}":
-        raise ParseError("a graph has a head, a `return` and a closing `}`")
-    head, *body = lines[:-1]
-    name, inputs, state = _parse_head(*head)
+    lines = _Lines(text)
+    graph = _parse_graph(*lines.take(), lines)
+    if not lines.at_end:
+        raise ParseError(f"line {lines.take()[0]}: there is text after the graph")
+    return graph
+
+
+class _Lines:
+    """The lines that say something, with their numbers."""
+
+    def __init__(self, text: str) -> None:
+        numbered = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1)]
+        self._lines = [(i, line) for i, line in numbered if line and not line.startswith("#")]
+        self._at = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self._at == len(self._lines)
+
+    def take(self) -> tuple[int, str]:
+        """The next line's number and text."""
+        if self.at_end:
+            raise ParseError("a graph has a head, a `return` and a closing `}`")
+        self._at += 1
+        return self._lines[self._at - 1]
+
+
+def _parse_graph(number: int, head: str, lines: _Lines) -> Graph:
+    name, inputs, state = _parse_head(number, head)
     values = {v.name: v for v in (*inputs, *state)}
-    for number, line in body[:-1]:
-        _parse_node(number, line, values)
-    outputs, updates = _parse_return(*body[-1], values)
+    number, line = lines.take()
+    while not re.match(r"return\b", line):
+        _parse_node(number, line, values, lines)
+        number, line = lines.take()
+    outputs, updates = _parse_return(number, line, values)
+    number, line = lines.take()
+    if line != "}":
+        raise ParseError(f"line {number}: expected `}}` after `return`, got {line!r}")
     graph = Graph.make(name, inputs, state, outputs, updates)
     written = tuple(dict.fromkeys(v.node for v in values.values() if v.node is not None))
     # keep the order that the text states, dead nodes too, so that reading back is exact
     return Graph(name, graph.inputs, graph.state, written, graph.outputs,
                  graph.output_names, graph.updates)  # fmt: skip
+
+
+_REGION = re.compile(r"(\w+)\s*=\s*(graph\b.*)$")
+
+
+def _parse_regions(lines: _Lines) -> dict[str, Graph]:
+    """The bodies that follow a node of control flow, and the closing `}`."""
+    regions = {}
+    number, line = lines.take()
+    while line != "}":
+        found = _REGION.match(line)
+        if not found:
+            raise ParseError(f"line {number}: expected `name = graph ...` or `}}`, got {line!r}")
+        regions[found[1]] = _parse_graph(number, found[2], lines)
+        number, line = lines.take()
+    return regions
 
 
 def _parse_head(number: int, line: str) -> tuple[str, list[Value], list[Value]]:
@@ -125,7 +197,7 @@ def _parse_parameters(number: int, text: str) -> list[Value]:
     return [Value(_located(number, parse_type, t), name=n) for n, t in found]
 
 
-def _parse_node(number: int, line: str, values: dict[str, Value]) -> None:
+def _parse_node(number: int, line: str, values: dict[str, Value], lines: _Lines) -> None:
     found = _NODE.match(line)
     if not found:
         raise ParseError(f"line {number}: expected `%0: type = op[...](...)`, got {line!r}")
@@ -134,12 +206,13 @@ def _parse_node(number: int, line: str, values: dict[str, Value]) -> None:
     at = 0
     if rest.startswith("["):
         attrs, at = _Attributes(rest, number).read()
-    call = re.match(r"\((.*?)\)\s*(?:#\s*(.*))?$", rest[at:])
+    call = re.match(r"\((.*?)\)\s*(\{)?\s*(?:#\s*(.*))?$", rest[at:])
     if not call:
         raise ParseError(f"line {number}: expected operands in parentheses, got {rest[at:]!r}")
     operands = [_lookup(number, n, values) for n in _NAME.findall(call[1])]
     op = _located(number, get, op_name)
-    node = _located(number, Node, op, operands, attrs, _parse_source(call[2] or ""))
+    attrs |= _parse_regions(lines) if call[2] else {}
+    node = _located(number, Node, op, operands, attrs, _parse_source(call[3] or ""))
     stated = re.findall(r"\w+\[[^\]]*\]", types)
     inferred = [str(v.type) for v in node.outputs]
     if [t.replace(" ", "") for t in stated] != inferred or len(names) != len(inferred):

@@ -20,6 +20,9 @@ def verify(graph: Graph) -> Graph:
         or an update does not keep the type of its state.
     """
     _check_names(graph)
+    for node in graph.nodes:
+        for region in node.regions.values():
+            verify(region)
     defined = set(graph.parameters)
     for node in graph.nodes:
         _check_node(graph, node, defined)
