@@ -90,6 +90,11 @@ class Op:
         `vjp(cotangent, *operands, out, **attrs)` -> one cotangent or None for each operand,
         emitting IR. With several outputs `cotangent` and `out` are tuples, and a cotangent that
         nothing feeds is None.
+    jvp : callable or None
+        `jvp(tangents, *operands, out, **attrs)` -> one tangent or None for each output, emitting
+        IR. `tangents` and what it returns are always tuples, and None stands for zero; `out` is
+        as for `vjp`. None derives it from `vjp`, which is linear in its cotangent: the transpose
+        of that is the jvp.
     scalar : callable or None
         `scalar(m, *elements, **attrs)` for elementwise ops: one element over the math
         namespace `m`.
@@ -108,6 +113,7 @@ class Op:
     numpy: Callable[..., Any]
     vjp: Callable[..., Sequence[Value | None]] | Reason
     onnx: str | Reason
+    jvp: Callable[..., Sequence[Value | None]] | None = None
     scalar: Callable[..., Any] | None = None
     tvm: Reason | None = None
     samples: Sequence[Case] = field(default=())
