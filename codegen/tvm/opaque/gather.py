@@ -1,41 +1,21 @@
-"""Kernels of one op that fits no other form: scatter_add."""
+"""Accumulating at computed positions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 
-from ...ir.errors import LoweringError
-from ...ir.graph import Node, Value
-from . import index as ix
-from .emit import Buffer, Stmt
-from .evaluator import Evaluator
-from .index import Index
-from .math import carrier, held, keep, rounded, storage, store
-from .nest import Nest
-from .target import Machine
+from ....ir.graph import Node
+from .. import index as ix
+from ..evaluator import Evaluator
+from ..index import Index
+from ..math import carrier, held, keep, rounded, storage, store
+from ..nest import Nest
+from ..target import Machine
+from .lowering import Buffers, loops
 
 
-def opaque(node: Node, buffers: Mapping[Value, Buffer], machine: Machine) -> Stmt:
-    """The loops of an opaque op.
-
-    Parameters
-    ----------
-    node : Node
-    buffers : mapping of Value to Buffer
-        Flat buffers of operands and results.
-    machine : Machine
-        What to choose vectors for.
-    """
-    rule = _RULES.get(node.op.name)
-    if rule is None:
-        raise LoweringError(f"{node.op.name}: has no kernel", where=node.source.where)
-    nest = Nest()
-    rule(nest, node, buffers, machine)
-    return nest.finish()
-
-
-def _scatter_add(nest: Nest, node: Node, buffers: Mapping[Value, Buffer], machine: Machine) -> None:
+@loops("scatter_add")
+def _scatter_add(nest: Nest, node: Node, buffers: Buffers, machine: Machine) -> None:
     """Copy `x`, then add update after update in order; f16 and bf16 accumulate in f32."""
     x, indices, _ = node.inputs
     axis, dtype = node.attrs["axis"], x.dtype
@@ -73,8 +53,3 @@ def _scatter_add(nest: Nest, node: Node, buffers: Mapping[Value, Buffer], machin
     nest.loop(outer, lambda o: nest.loop(count, lambda k: add(o, k)))
     if narrow:
         nest.strips(outer * size * inner, lanes, end)
-
-
-_RULES: dict[str, Callable[[Nest, Node, Mapping[Value, Buffer], Machine], None]] = {
-    "scatter_add": _scatter_add,
-}
