@@ -49,9 +49,24 @@ def gradients(
         cotangent = sugar.value(1, output.dtype)
     elif cotangent.type != output.type:
         raise ShapeError(f"gradients: cotangent must be {output.type}, got {cotangent.type}")
-    incoming: dict[Value, Value] = {output: cotangent}
-    for node in reversed(_active_nodes(output, wrt)):
-        for operand, contribution in _node_vjp(node, incoming):
+    return pullback([output], wrt, [cotangent])
+
+
+def pullback(
+    outputs: Sequence[Value], wrt: Sequence[Value], cotangents: Sequence[Value | None]
+) -> list[Value | None]:
+    """What flows into `wrt` when `cotangents` flow into `outputs`; None where nothing does.
+
+    A cotangent is of the type of its output; None stands for zero.
+    """
+    incoming: dict[Value, Value] = {}
+    for output, cotangent in zip(outputs, cotangents, strict=True):
+        if cotangent is not None:
+            known = incoming.get(output)
+            incoming[output] = cotangent if known is None else known + cotangent
+    nodes, active = _active_nodes(list(incoming), wrt)
+    for node in reversed(nodes):
+        for operand, contribution in _node_vjp(node, incoming, active):
             known = incoming.get(operand)
             incoming[operand] = contribution if known is None else known + contribution
     return [incoming.get(v) for v in wrt]
@@ -84,20 +99,27 @@ def gradient_graph(graph: Graph, wrt: Sequence[str], output: str | None = None) 
     return Graph.make(f"{graph.name}_grad", graph.inputs, graph.state, outputs, graph.updates)
 
 
-def _active_nodes(output: Value, wrt: Sequence[Value]) -> list[Node]:
-    """The nodes through which `output` depends differentiably on `wrt`, in running order."""
+def _active_nodes(
+    outputs: Sequence[Value], wrt: Sequence[Value]
+) -> tuple[list[Node], set[Value]]:
+    """The nodes through which outputs depend differentiably on `wrt`, in running order.
+
+    With them `wrt` and the values that they compute: those which a derivative is wanted of.
+    """
     active = set(wrt)
     nodes = []
-    for node in reachable([output]):
+    for node in reachable(outputs):
         if any(v in active for v in node.inputs):
             floating = [v for v in node.outputs if v.dtype.is_float]
             active.update(floating)
             if floating:
                 nodes.append(node)
-    return nodes
+    return nodes, active
 
 
-def _node_vjp(node: Node, incoming: dict[Value, Value]) -> list[tuple[Value, Value]]:
+def _node_vjp(
+    node: Node, incoming: dict[Value, Value], active: set[Value]
+) -> list[tuple[Value, Value]]:
     """Pairs of an operand and its share of the cotangent."""
     cotangents = [incoming.get(v) for v in node.outputs]
     if all(c is None for c in cotangents):
@@ -109,12 +131,16 @@ def _node_vjp(node: Node, incoming: dict[Value, Value]) -> list[tuple[Value, Val
     builder = current()
     assert builder is not None
     source = Source(f"{node.source.layer}/grad".lstrip("/"), node.source.line)
+    wanted = {}
+    if node.op.kind == "region":  # a body is differentiated for what is wanted alone
+        wanted["wanted"] = tuple(v in active for v in node.inputs)
     with builder.at(source):
         shares = node.op.vjp(
             cotangents[0] if single else tuple(cotangents),
             *node.inputs,
             out=node.output if single else node.outputs,
             **node.attrs,
+            **wanted,
         )
     pairs = list(zip(node.inputs, shares, strict=True))
     for operand, share in pairs:

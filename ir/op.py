@@ -89,7 +89,8 @@ class Op:
     vjp : callable or Reason
         `vjp(cotangent, *operands, out, **attrs)` -> one cotangent or None for each operand,
         emitting IR. With several outputs `cotangent` and `out` are tuples, and a cotangent that
-        nothing feeds is None.
+        nothing feeds is None. Ops of kind "region" get one more keyword: `wanted`, whether a
+        cotangent is asked for, for each operand.
     jvp : callable or None
         `jvp(tangents, *operands, out, **attrs)` -> one tangent or None for each output, emitting
         IR. `tangents` and what it returns are always tuples, and None stands for zero; `out` is
