@@ -37,6 +37,10 @@ CODE = "code"
 """Value of `Op.onnx`: lowered by a function in `codegen/onnx/ops/` of the same family name."""
 
 
+Prepare = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+"""Makes legal operands of those that were drawn: positive definite ones, say."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One sample: operand types and attributes, and the range that operands are drawn from."""
@@ -46,6 +50,8 @@ class Case:
     domain: tuple[float, float] = (-2.0, 2.0)
     distinct: bool = False  # draw without ties (for max, sort)
     integers: tuple[int, int] | None = None  # range of integer operands, end excluded
+    prepare: Prepare | None = None
+    differentiable: bool = True  # False where the op has a gradient, but not for this sample
 
 
 def case(
@@ -53,10 +59,12 @@ def case(
     domain: tuple[float, float] = (-2.0, 2.0),
     distinct: bool = False,
     integers: tuple[int, int] | None = None,
+    prepare: Prepare | None = None,
+    differentiable: bool = True,
     **attrs: Any,
 ) -> Case:
     """A sample that the generated conformance tests run."""
-    return Case(types, attrs, domain, distinct, integers)
+    return Case(types, attrs, domain, distinct, integers, prepare, differentiable)
 
 
 @dataclass(frozen=True)

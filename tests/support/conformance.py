@@ -41,7 +41,11 @@ def bound(attribute: Any) -> Any:
 def draw(op: Op, case: Case, dtypes: dict[DType, DType] | None = None) -> list[np.ndarray]:
     """Operands of a sample, the same in every run; `dtypes` replaces dtypes."""
     rng = np.random.default_rng(zlib.crc32(f"{op.name}{case.types}{case.attrs}".encode()))
-    return [_draw_one(rng, case, x.substitute(SIZES), dtypes or {}) for x in case.types]
+    drawn = [_draw_one(rng, case, x.substitute(SIZES), dtypes or {}) for x in case.types]
+    if case.prepare is None:
+        return drawn
+    prepared = zip(drawn, case.prepare(drawn), strict=True)
+    return [np.asarray(new).astype(old.dtype) for old, new in prepared]
 
 
 def _draw_one(
@@ -192,7 +196,8 @@ def _wide(attribute: Any) -> Any:
 
 def has_gradient(op: Op, case: Case) -> bool:
     """Whether there is a derivative to be checked."""
-    return not isinstance(op.vjp, Reason) and _is_differentiable(op, case)
+    has_rule = not isinstance(op.vjp, Reason) and case.differentiable
+    return has_rule and _is_differentiable(op, case)
 
 
 def _weights(rng: np.random.Generator, x: TensorType) -> np.ndarray:
