@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from . import binary, constant, control, conv, elementwise, gather, matmul, reduce, shape, window
+from . import (
+    binary,
+    bits,
+    constant,
+    control,
+    conv,
+    elementwise,
+    gather,
+    matmul,
+    reduce,
+    shape,
+    window,
+)
 
 __all__ = [
-    "binary", "constant", "control", "conv", "elementwise", "gather", "matmul", "reduce", "shape",
-    "window",
+    "binary", "bits", "constant", "control", "conv", "elementwise", "gather", "matmul", "reduce",
+    "shape", "window",
 ]  # fmt: skip
