@@ -64,7 +64,7 @@ def pullback(
         if cotangent is not None:
             known = incoming.get(output)
             incoming[output] = cotangent if known is None else known + cotangent
-    nodes, active = _active_nodes(list(incoming), wrt)
+    nodes, active = active_nodes(list(incoming), wrt)
     for node in reversed(nodes):
         for operand, contribution in _node_vjp(node, incoming, active):
             known = incoming.get(operand)
@@ -99,7 +99,7 @@ def gradient_graph(graph: Graph, wrt: Sequence[str], output: str | None = None) 
     return Graph.make(f"{graph.name}_grad", graph.inputs, graph.state, outputs, graph.updates)
 
 
-def _active_nodes(
+def active_nodes(
     outputs: Sequence[Value], wrt: Sequence[Value]
 ) -> tuple[list[Node], set[Value]]:
     """The nodes through which outputs depend differentiably on `wrt`, in running order.

@@ -7,7 +7,7 @@ nodes run, which values come out, and which state they update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -444,19 +444,24 @@ def _substitute(attribute: Any, bindings: Mapping[str, int]) -> Any:
     return attribute
 
 
-def reachable(results: Iterable[Value]) -> tuple[Node, ...]:
-    """The nodes that the results depend on, each after those that it reads."""
+def reachable(results: Iterable[Value], borders: Collection[Value] = ()) -> tuple[Node, ...]:
+    """The nodes that the results depend on, each after those that it reads.
+
+    What computes the values in `borders` is left out.
+    """
     order: list[Node] = []
     done: set[Node] = set()
     for result in results:
-        stack = [(result.node, iter(result.node.inputs))] if result.node else []
+        if result.node is None or result in borders:
+            continue
+        stack = [(result.node, iter(result.node.inputs))]
         while stack:
             node, pending = stack[-1]
             if node in done:
                 stack.pop()
                 continue
             for value in pending:
-                if value.node is not None and value.node not in done:
+                if value.node is not None and value.node not in done and value not in borders:
                     stack.append((value.node, iter(value.node.inputs)))
                     break
             else:
@@ -464,6 +469,21 @@ def reachable(results: Iterable[Value]) -> tuple[Node, ...]:
                 order.append(node)
                 stack.pop()
     return tuple(order)
+
+
+def outline(name: str, borders: Mapping[Value, str], outputs: Mapping[str, Value]) -> Graph:
+    """A closed graph that computes `outputs` from `borders`, which become inputs of these names.
+
+    >>> # outline("step", {%a: "a", %x: "x"}, {"y": %1}) where %0 = mul(%a, %x), %1 = tanh(%0):
+    >>> # graph step(%a, %x) { %0 = mul(%a, %x)  %1 = tanh(%0)  return y=%1 }
+    """
+    inputs = {v: Value(v.type, name=label) for v, label in borders.items()}
+    values = dict(inputs)
+    for node in reachable(outputs.values(), borders):
+        copy = Node(node.op, [values[v] for v in node.inputs], node.attrs, node.source)
+        for old, new in zip(node.outputs, copy.outputs, strict=True):
+            values.setdefault(old, new)
+    return Graph.make(name, inputs.values(), (), {k: values[v] for k, v in outputs.items()})
 
 
 from . import sugar  # noqa: E402 - Value's operators need it, and it needs Value
