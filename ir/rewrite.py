@@ -21,6 +21,8 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -305,6 +307,74 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Rewrite:
+    """One change of a graph: by which rule, and the node that it took away."""
+
+    rule: str
+    before: Node
+    after: tuple[Value, ...]
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {shown(self.before.outputs)}  ->  {shown(self.after)}"
+
+
+def shown(values: Sequence[Value]) -> str:
+    """The expressions that compute the values, their operands and theirs included."""
+    return ", ".join(_shown(v, 3) for v in values)
+
+
+def _shown(value: Value, depth: int) -> str:
+    node = value.node
+    if node is None:
+        return f"%{value.name}: {value.type}"
+    if depth == 0:
+        return f"...: {value.type}"
+    attrs = ", ".join(
+        f"{k}={v.shape if isinstance(v, np.ndarray) and v.size > 8 else v}"
+        for k, v in node.attrs.items()
+        if k not in node.regions
+    )
+    operands = ", ".join(_shown(v, depth - 1) for v in node.inputs)
+    return f"{node.op.name}{f'[{attrs}]' if attrs else ''}({operands}): {value.type}"
+
+
+@dataclass
+class Budget:
+    """How many rewrites the passes of a pipeline may make together; the last one is kept."""
+
+    limit: int | None = None
+    spent: int = 0
+    last: Rewrite | None = None
+
+    @property
+    def is_spent(self) -> bool:
+        return self.limit is not None and self.spent >= self.limit
+
+    def spend(self, rule: str, before: Node, after: Sequence[Value]) -> None:
+        """Count a rewrite."""
+        self.spent += 1
+        self.last = Rewrite(rule, before, tuple(after))
+
+
+_budget: ContextVar[Budget | None] = ContextVar("hornfels_budget", default=None)
+
+
+def current_budget() -> Budget:
+    """The budget in force; outside of a pipeline one of `rewrite_limit` rewrites."""
+    return _budget.get() or Budget(current_settings().rewrite_limit)
+
+
+@contextmanager
+def spending(budget: Budget) -> Iterator[Budget]:
+    """Inside, passes count their rewrites in `budget` and make none that it does not allow."""
+    token = _budget.set(budget)
+    try:
+        yield budget
+    finally:
+        _budget.reset(token)
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A match that was not taken."""
 
@@ -320,6 +390,7 @@ class Report:
     fired: Counter[str] = field(default_factory=Counter)
     refusals: dict[Refusal, None] = field(default_factory=dict)
     sweeps: int = 0
+    budget: Budget = field(default_factory=Budget)
 
     def why_not(self, rule: str) -> list[str]:
         """The reasons why matches of a rule were refused."""
@@ -339,7 +410,7 @@ class Rewriter:
     rules : sequence of Rule
         Tried in order at every node; the first that fits is applied.
     limit : int, optional
-        Rewrites to fire at most; the setting `rewrite_limit` by default.
+        Rewrites to fire at most in a run, beside what the budget in force allows.
     """
 
     def __init__(self, rules: Sequence[Rule], limit: int | None = None) -> None:
@@ -351,11 +422,11 @@ class Rewriter:
         for rule in rules:
             for op in rule.root.ops:
                 self.by_op.setdefault(op, []).append(rule)
-        self.limit = limit if limit is not None else current_settings().rewrite_limit
+        self.limit = limit
 
     def run(self, graph: Graph) -> tuple[Graph, Report]:
         """The rewritten graph, and what was done."""
-        report = Report()
+        report = Report(budget=current_budget())
         for _ in range(SWEEPS):
             before = sum(report.fired.values())
             graph = self._sweep(graph, report)
@@ -397,7 +468,7 @@ class Rewriter:
         report = sweep.report
         for rule in self.by_op.get(now.op.name, ()):
             node = now if rule.keeps_inner else before
-            if self.limit is not None and sum(report.fired.values()) >= self.limit:
+            if self._is_spent(report):
                 break
             if node is None or not may_match(rule.root, node):
                 continue
@@ -410,8 +481,13 @@ class Rewriter:
                 continue
             outputs = _replace(rule, found, node, {} if node is now else sweep.replaced)
             report.fired[rule.name] += 1
+            report.budget.spend(rule.name, node, outputs)
             return outputs
         return now.outputs
+
+    def _is_spent(self, report: Report) -> bool:
+        fired = sum(report.fired.values())
+        return report.budget.is_spent or (self.limit is not None and fired >= self.limit)
 
 
 @dataclass

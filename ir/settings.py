@@ -7,13 +7,16 @@ environment             `settings(...)`           meaning
 ======================  ========================  ==============================================
 HORNFELS_DEBUG          debug="passes,memory"     topics to report on stderr, see `TOPICS`
 HORNFELS_DUMP           dump="folder"             write graphs after each pass, one folder a graph
-HORNFELS_STOP_AFTER     stop_after="cse"          end the pipeline after the pass of that name
-HORNFELS_REWRITE_LIMIT  rewrite_limit=12          fire at most so many rewrites in a pass
+HORNFELS_PASSES         passes="cse,fold"         run these passes instead of the whole pipeline;
+                                                  `none` for no pass
+HORNFELS_STOP_AFTER     stop_after="cse"          end the pipeline after the pass of that name, or
+                                                  of that place: `03_fold`
+HORNFELS_REWRITE_LIMIT  rewrite_limit=12          make at most so many rewrites in the pipeline
 HORNFELS_NUM_THREADS    num_threads=4             threads of native code; without it, the cores
                                                   that the process may use
 ======================  ========================  ==============================================
 
-`stop_after` and `rewrite_limit` find the pass and the rewrite that break a graph, by bisection.
+`hornfels bisect` finds with them the pass and the rewrite that break a graph.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ class Settings:
 
     debug: frozenset[str] = frozenset()
     dump: str = ""
+    passes: str = ""
     stop_after: str = ""
     rewrite_limit: int | None = None
     num_threads: int | None = None
@@ -134,6 +138,6 @@ def _threads(name: str, value: object) -> int | None:
 
 
 _PARSERS = {
-    "debug": _topics, "dump": _text, "stop_after": _text, "rewrite_limit": _rewrites,
-    "num_threads": _threads,
+    "debug": _topics, "dump": _text, "passes": _text, "stop_after": _text,
+    "rewrite_limit": _rewrites, "num_threads": _threads,
 }  # fmt: skip

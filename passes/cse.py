@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir.graph import Graph, Node, Value
-from ..ir.rewrite import COMMUTATIVE
+from ..ir.rewrite import COMMUTATIVE, current_budget
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,14 @@ class Cse:
 
     def run(self, graph: Graph) -> Graph:
         known: dict[tuple[Any, ...], tuple[Value, ...]] = {}
+        budget = current_budget()
 
         def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
             changed = any(v is not w for v, w in zip(inputs, node.inputs, strict=True))
             new = Node(node.op, inputs, node.attrs, node.source) if changed else node
-            first = known.setdefault(_key(new), new.outputs)
+            first = new.outputs if budget.is_spent else known.setdefault(_key(new), new.outputs)
+            if first is not new.outputs:
+                budget.spend("cse", node, first)
             return None if first is node.outputs else first
 
         return graph.rebuild(visit)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..ir.builder import constant
 from ..ir.graph import Graph, Node, Value
-from ..ir.rewrite import number_of
+from ..ir.rewrite import current_budget, number_of
 from ..ir.sugar import full
 
 _NEVER = frozenset({"rng_bits", "stop_gradient"})
@@ -37,7 +37,15 @@ class Fold:
     name: str = "fold"
 
     def run(self, graph: Graph) -> Graph:
-        return graph.rebuild(self._visit)
+        budget = current_budget()
+
+        def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
+            outputs = None if budget.is_spent else self._visit(node, inputs)
+            if outputs is not None:
+                budget.spend("fold", node, outputs)
+            return outputs
+
+        return graph.rebuild(visit)
 
     def _visit(self, node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
         if node.op.kind == "constant":

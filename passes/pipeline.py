@@ -2,7 +2,7 @@
 
 Settings (see `ir/settings.py`): `debug=passes` prints a line a pass, `debug=rules` what rules did,
 `dump` names a folder that gets one folder for each graph, with `00_trace.ir, 01_cse.ir, ...`;
-`stop_after` ends early.
+`passes` chooses other passes, `stop_after` ends early, `rewrite_limit` ends rewriting early.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 from ..ir.errors import ArgumentError, PassError
 from ..ir.files import writing
 from ..ir.graph import Graph
-from ..ir.rewrite import Report
+from ..ir.rewrite import Budget, Report, Rewrite, spending
 from ..ir.settings import current_settings, report
 from ..ir.verify import verify
 from .cse import Cse
@@ -59,6 +59,25 @@ PIPELINE: tuple[Pass, ...] = (
     Cse(),
     Dce(),
 )
+PASSES: dict[str, Pass] = {each.name: each for each in PIPELINE}
+"""The passes by name."""
+
+
+def passes_named(names: str) -> tuple[Pass, ...]:
+    """The passes that `simplify,cse` names, in that order; `all` is the pipeline, `none` no pass.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such pass.
+    """
+    found: list[Pass] = []
+    for name in filter(None, (word.strip() for word in names.split(","))):
+        if name not in PASSES and name not in ("all", "none"):
+            raise ArgumentError(f"passes: {name!r} is no pass; there are {', '.join(PASSES)}, "
+                                "all, none")  # fmt: skip
+        found += PIPELINE if name == "all" else () if name == "none" else (PASSES[name],)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -70,6 +89,9 @@ class Record:
     after: int
     seconds: float
     fired: Counter[str] = field(default_factory=Counter)
+    rewrites: int = 0
+    last: Rewrite | None = None  # the last rewrite that the passes up to here made
+    rules: Report | None = None  # what the rules did and refused
 
     def __str__(self) -> str:
         rules = f", {sum(self.fired.values())} rewrites" if self.fired else ""
@@ -138,21 +160,26 @@ def stages(
 ) -> Iterator[Stage]:
     """The graph as traced (`00_trace`), and after each pass (`01_cse`, ...)."""
     settings = current_settings()
+    if settings.passes and passes is PIPELINE:
+        passes = passes_named(settings.passes)
     names = [p.name for p in passes]
-    if settings.stop_after and settings.stop_after not in names:
+    labels = [f"{i + 1:02}_{name}" for i, name in enumerate(names)]
+    if settings.stop_after and settings.stop_after not in (*names, *labels):
         raise ArgumentError(f"stop_after: {settings.stop_after!r} is no pass of this pipeline; "
                             f"there are {', '.join(dict.fromkeys(names))}")  # fmt: skip
     folder = dump or _folder_for(graph, settings.dump)
     first = Stage("00_trace", verify(graph))
     _write(folder, first)
     yield first
+    budget = Budget(settings.rewrite_limit)
     for i, each in enumerate(passes):
-        stage = _run(f"{i + 1:02}_{each.name}", each, graph, names[:i])
+        with spending(budget):
+            stage = _run(labels[i], each, graph, names[:i], budget)
         graph = stage.graph
         _write(folder, stage)
         report("passes", str(stage.record))
         yield stage
-        if settings.stop_after == each.name:
+        if settings.stop_after in (each.name, stage.name):
             return
 
 
@@ -192,21 +219,22 @@ def _folder_for(graph: Graph, dump: str) -> Path | None:
     return Path(dump) / (f"{graph.name}_{number}" if number else graph.name)
 
 
-def _run(label: str, each: Pass, graph: Graph, before: Sequence[str]) -> Stage:
-    start = time.perf_counter()
-    fired: Counter[str] = Counter()
+def _run(label: str, each: Pass, graph: Graph, before: Sequence[str], budget: Budget) -> Stage:
+    start, spent = time.perf_counter(), budget.spent
+    rules = None
     try:
         if isinstance(each, RewritePass):
-            result, rewrites = each.rewrite(graph)
-            fired = rewrites.fired
-            report("rules", str(rewrites))
+            result, rules = each.rewrite(graph)
+            report("rules", str(rules))
         else:
             result = each.run(graph)
         verify(result)
     except Exception as error:
         raise _failure(each, graph, before, error) from error
     seconds = time.perf_counter() - start
-    record = Record(each.name, len(graph.nodes), len(result.nodes), seconds, fired)
+    record = Record(each.name, len(graph.nodes), len(result.nodes), seconds,
+                    rules.fired if rules else Counter(), budget.spent - spent, budget.last,
+                    rules)  # fmt: skip
     return Stage(label, result, record)
 
 
@@ -217,7 +245,8 @@ def _failure(each: Pass, graph: Graph, before: Sequence[str], error: Exception) 
     return PassError(
         f"pass {each.name} failed on graph {graph.name} after {', '.join(before) or 'no pass'}: "
         f"{error}",
-        hint=f"the graph that it got is in {path}",
+        hint=f"the graph that it got is in {path}\n  hornfels bisect {path} -p {each.name}  "
+        "finds the rewrite",
     )
 
 

@@ -34,7 +34,7 @@ def test_with_block_nests_and_ends():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"debugg": "passes"}, "'debugg' is no setting; there are debug, dump, stop_after"),
+        ({"debugg": "passes"}, "'debugg' is no setting; there are debug, dump, passes, stop_after"),
         ({"debug": "pass"}, "'pass' is no topic; there are passes, rules, kernels, memory"),
         ({"rewrite_limit": "many"}, "rewrite_limit: must be a number of rewrites"),
         ({"rewrite_limit": -1}, "0 or more, got -1"),
