@@ -1,7 +1,7 @@
 """The intermediate representation: types, graph, ops, differentiation, text, oracle."""
 
 from . import ops, sugar
-from .autodiff import gradient_graph, gradients
+from .autodiff import gradient_graph, gradients, jvp, pullback
 from .builder import Builder, EagerBuilder, constant, current
 from .evaluate import Evaluation, evaluate
 from .graph import Graph, Node, Source, Value
@@ -29,8 +29,10 @@ __all__ = [
     "evaluate",
     "gradient_graph",
     "gradients",
+    "jvp",
     "ops",
     "parse",
+    "pullback",
     "sugar",
     "symbol",
     "to_text",

@@ -1,15 +1,21 @@
-"""Reverse-mode differentiation, graph to graph: vjp rules emit ordinary nodes.
+"""Differentiation, graph to graph, backward and forward; derivatives are made of ordinary nodes.
 
-Since a gradient is made of the same ops as everything else, it can be differentiated again.
-Only nodes on a path from `wrt` to the output are visited, so a frozen weight costs nothing.
+Backward, each op's vjp rule takes the cotangents of its outputs to those of its operands.
+Forward, its jvp rule takes the tangents of its operands to those of its outputs; an op that has
+none gets it from its vjp, which is linear in the cotangent and whose transpose is the jvp.
+
+Since a derivative is made of the same ops as everything else, it can be differentiated again, in
+either direction. Only nodes on a path from `wrt` to the outputs are visited, so a frozen weight
+costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from . import sugar
-from .builder import current
+from .builder import Builder, current
 from .errors import GradientError, ShapeError
 from .graph import Graph, Node, Source, Value, reachable
 from .op import Reason
@@ -62,14 +68,58 @@ def pullback(
     incoming: dict[Value, Value] = {}
     for output, cotangent in zip(outputs, cotangents, strict=True):
         if cotangent is not None:
-            known = incoming.get(output)
-            incoming[output] = cotangent if known is None else known + cotangent
-    nodes, active = active_nodes(list(incoming), wrt)
-    for node in reversed(nodes):
-        for operand, contribution in _node_vjp(node, incoming, active):
-            known = incoming.get(operand)
-            incoming[operand] = contribution if known is None else known + contribution
+            _require_type("pullback", "cotangent", cotangent, output)
+            _accumulate(incoming, output, cotangent)
+    _backward(reachable(list(incoming)), wrt, incoming)
     return [incoming.get(v) for v in wrt]
+
+
+def jvp(
+    outputs: Sequence[Value], wrt: Sequence[Value], tangents: Sequence[Value | None]
+) -> list[Value | None]:
+    """The derivative of `outputs` when `wrt` move in the direction of `tangents`.
+
+    Parameters
+    ----------
+    outputs : sequence of Value
+    wrt : sequence of Value
+        Values that the outputs were computed from.
+    tangents : sequence of Value or None
+        One for each of `wrt`, of its type; None is zero.
+
+    Returns
+    -------
+    list of Value or None
+        Each of the type of its output; None where it does not change in that direction.
+
+    Raises
+    ------
+    GradientError
+        If one of `wrt` with a tangent is not floating point, or an op on the way has no
+        derivative.
+    ShapeError
+        If a tangent is not of the type of its `wrt`.
+    """
+    known: dict[Value, Value] = {}
+    for v, tangent in zip(wrt, tangents, strict=True):
+        if tangent is not None:
+            _require_type("jvp", "tangent", tangent, v)
+            known[v] = tangent
+    nodes, _ = active_nodes(outputs, list(known))
+    for node in nodes:
+        for v, tangent in zip(node.outputs, _node_jvp(node, known), strict=True):
+            if tangent is not None and v not in wrt:
+                assert tangent.type == v.type, (node, v.type, tangent.type)
+                known[v] = tangent
+    return [known.get(v) for v in outputs]
+
+
+def _require_type(name: str, what: str, given: Value, v: Value) -> None:
+    """Refuse a tangent or cotangent that is not of the type of its value."""
+    if not v.dtype.is_float:
+        raise GradientError(f"{name}: only floating-point values have a {what}, got {v.type}")
+    if given.type != v.type:
+        raise ShapeError(f"{name}: the {what} must be {v.type}, got {given.type}")
 
 
 def gradient_graph(graph: Graph, wrt: Sequence[str], output: str | None = None) -> Graph:
@@ -87,8 +137,6 @@ def gradient_graph(graph: Graph, wrt: Sequence[str], output: str | None = None) 
     Graph
         With additional outputs `grad/<name>`.
     """
-    from .builder import Builder
-
     index = graph.output_names.index(output) if output else 0
     values = [graph.named(name) for name in wrt]
     with Builder(f"{graph.name}_grad"):
@@ -99,50 +147,134 @@ def gradient_graph(graph: Graph, wrt: Sequence[str], output: str | None = None) 
     return Graph.make(f"{graph.name}_grad", graph.inputs, graph.state, outputs, graph.updates)
 
 
-def active_nodes(
-    outputs: Sequence[Value], wrt: Sequence[Value]
-) -> tuple[list[Node], set[Value]]:
+def active_nodes(outputs: Sequence[Value], wrt: Sequence[Value]) -> tuple[list[Node], set[Value]]:
     """The nodes through which outputs depend differentiably on `wrt`, in running order.
 
     With them `wrt` and the values that they compute: those which a derivative is wanted of.
     """
+    return _active(reachable(outputs), wrt)
+
+
+def _active(nodes: Iterable[Node], wrt: Iterable[Value]) -> tuple[list[Node], set[Value]]:
     active = set(wrt)
-    nodes = []
-    for node in reachable(outputs):
+    found = []
+    for node in nodes:
         if any(v in active for v in node.inputs):
             floating = [v for v in node.outputs if v.dtype.is_float]
             active.update(floating)
             if floating:
-                nodes.append(node)
-    return nodes, active
+                found.append(node)
+    return found, active
 
 
-def _node_vjp(
-    node: Node, incoming: dict[Value, Value], active: set[Value]
-) -> list[tuple[Value, Value]]:
-    """Pairs of an operand and its share of the cotangent."""
-    cotangents = [incoming.get(v) for v in node.outputs]
-    if all(c is None for c in cotangents):
-        return []
+def _accumulate(sums: dict[Value, Value], key: Value, term: Value) -> None:
+    known = sums.get(key)
+    sums[key] = term if known is None else known + term
+
+
+# --- backward --------------------------------------------------------------------------------
+
+
+def _backward(nodes: Iterable[Node], wrt: Sequence[Value], incoming: dict[Value, Value]) -> None:
+    """Carry the cotangents of `incoming` through the nodes, which are in running order."""
+    visited, active = _active(nodes, wrt)
+    for node in reversed(visited):
+        cotangents = [incoming.get(v) for v in node.outputs]
+        if all(c is None for c in cotangents):
+            continue
+        with _at(node, "grad"):
+            shares = _shares(node, cotangents, active)
+            for operand, share in zip(node.inputs, shares, strict=True):
+                if share is None or operand not in active:
+                    continue
+                if isinstance(share, Reason):
+                    raise _no_gradient(node, share)
+                assert share.type == operand.type, (node, operand.type, share)
+                _accumulate(incoming, operand, share)
+
+
+def _shares(
+    node: Node, cotangents: Sequence[Value | None], active: Container[Value]
+) -> Sequence[Value | Reason | None]:
+    """What the op's vjp rule gives for each operand; what is not `active` is not used."""
     if isinstance(node.op.vjp, Reason):
-        raise GradientError(f"{node.op.name}: has no gradient: {node.op.vjp.text}",
-                            where=node.source.where)  # fmt: skip
+        raise _no_gradient(node, node.op.vjp)
     single = len(node.outputs) == 1
-    builder = current()
-    assert builder is not None
-    source = Source(f"{node.source.layer}/grad".lstrip("/"), node.source.line)
     wanted = {}
     if node.op.kind == "region":  # a body is differentiated for what is wanted alone
         wanted["wanted"] = tuple(v in active for v in node.inputs)
-    with builder.at(source):
-        shares = node.op.vjp(
-            cotangents[0] if single else tuple(cotangents),
-            *node.inputs,
-            out=node.output if single else node.outputs,
-            **node.attrs,
-            **wanted,
-        )
-    pairs = list(zip(node.inputs, shares, strict=True))
-    for operand, share in pairs:
-        assert share is None or share.type == operand.type, (node, operand.type, share)
-    return [(v, c) for v, c in pairs if c is not None]
+    return node.op.vjp(
+        cotangents[0] if single else tuple(cotangents),
+        *node.inputs,
+        out=node.output if single else node.outputs,
+        **node.attrs,
+        **wanted,
+    )
+
+
+def _at(node: Node, suffix: str) -> AbstractContextManager[None]:
+    """Inside, nodes belong to the derivative of `node`."""
+    return _builder().at(Source(f"{node.source.layer}/{suffix}".lstrip("/"), node.source.line))
+
+
+def _builder() -> Builder:
+    builder = current()
+    assert builder is not None, "derivatives need a builder to emit into"
+    return builder
+
+
+def _no_gradient(node: Node, reason: Reason) -> GradientError:
+    text = f"{node.op.name}: has no gradient: {reason.text}"
+    return GradientError(text, where=node.source.where)
+
+
+# --- forward ---------------------------------------------------------------------------------
+
+
+def _node_jvp(node: Node, known: Mapping[Value, Value]) -> Sequence[Value | None]:
+    """The tangents of a node's outputs."""
+    tangents = tuple(known.get(v) for v in node.inputs)
+    if all(t is None for t in tangents):
+        return [None] * len(node.outputs)
+    with _at(node, "tangent"):
+        if node.op.jvp is not None:
+            out = node.output if len(node.outputs) == 1 else node.outputs
+            return node.op.jvp(tangents, *node.inputs, out=out, **node.attrs)
+        if node.op.kind == "elementwise" and all(
+            t is None or t.type == node.output.type for t in tangents
+        ):
+            return [_elementwise_jvp(node, tangents)]
+        return _transposed_vjp(node, tangents)
+
+
+def _elementwise_jvp(node: Node, tangents: Sequence[Value | None]) -> Value | None:
+    """The Jacobian by each operand is diagonal and so its own transpose."""
+    total: Value | None = None
+    for i, tangent in enumerate(tangents):
+        if tangent is not None:
+            term = _shares(node, [tangent], {node.inputs[i]})[i]
+            if isinstance(term, Reason):
+                raise _no_gradient(node, term)
+            if term is not None:
+                total = term if total is None else total + term
+    return total
+
+
+def _transposed_vjp(node: Node, tangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The vjp of a node as a function of its cotangents alone, differentiated by them.
+
+    With `vjp(u) = J^T u` and tangents `t`, the gradient of `<t, J^T u>` by u is `J t`.
+    """
+    moved = {v for v, t in zip(node.inputs, tangents, strict=True) if t is not None}
+    unknown = [Value(v.type, name="cotangent") if v.dtype.is_float else None for v in node.outputs]
+    with _builder().record() as nodes:
+        shares = _shares(node, unknown, moved)
+    incoming: dict[Value, Value] = {}
+    for share, tangent in zip(shares, tangents, strict=True):
+        if share is None or tangent is None:
+            continue
+        if isinstance(share, Reason):
+            raise _no_gradient(node, share)
+        _accumulate(incoming, share, tangent)
+    _backward(tuple(nodes), [u for u in unknown if u is not None], incoming)
+    return [None if u is None else incoming.get(u) for u in unknown]

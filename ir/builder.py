@@ -40,6 +40,7 @@ class Builder:
         self._layers: list[str] = []
         self._source: Source | None = None
         self._tokens: list[Token[Builder | None]] = []
+        self._records: list[list[Node]] = []
 
     def __enter__(self) -> Self:
         self._tokens.append(_current.set(self))
@@ -66,10 +67,13 @@ class Builder:
         """Make a node and return its outputs; a refusal says at which layer and line."""
         source = self.here()
         try:
-            return Node(op, operands, attrs, source).outputs
+            node = Node(op, operands, attrs, source)
         except HornfelsError as error:
             error.at(source.where)
             raise
+        for record in self._records:
+            record.append(node)
+        return node.outputs
 
     def here(self) -> Source:
         """What a node made now remembers: the open scopes and the user's line."""
@@ -92,6 +96,16 @@ class Builder:
             yield
         finally:
             self._source = previous
+
+    @contextmanager
+    def record(self) -> Iterator[list[Node]]:
+        """The nodes that are made inside, in running order."""
+        nodes: list[Node] = []
+        self._records.append(nodes)
+        try:
+            yield nodes
+        finally:
+            self._records.pop()
 
     def finish(
         self, outputs: Mapping[str, Value], updates: Iterable[tuple[Value, Value]] = ()

@@ -120,7 +120,7 @@ class Op:
     kind: Kind
     type: Callable[..., TensorType | tuple[TensorType, ...]]
     numpy: Callable[..., Any]
-    vjp: Callable[..., Sequence[Value | None]] | Reason
+    vjp: Callable[..., Sequence[Value | Reason | None]] | Reason
     onnx: str | Reason
     jvp: Callable[..., Sequence[Value | None]] | None = None
     scalar: Callable[..., Any] | None = None
