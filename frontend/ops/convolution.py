@@ -1,4 +1,4 @@
-"""Convolution, pooling and normalization of images and sequences.
+"""Convolution and pooling of images and sequences.
 
 The primitives want channels last; `data_format="channels_first"` is a transpose before and
 after.
@@ -13,11 +13,10 @@ from ...ir import sugar
 from ...ir.errors import ArgumentError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
-from ...ir.types import Size, bf16, f16, f32
+from ...ir.types import Size
 from .. import config
 from ..operation import operation
 from .core import floating, tensor
-from .reduce import variance
 
 Padding = tuple[tuple[int, int], ...]
 
@@ -169,77 +168,4 @@ def average_pool(
     return _channels_last(x, data_format, run)
 
 
-# --- normalization ---------------------------------------------------------------------------
-
-
-@operation
-def moments(x: Any, axes: Any, keepdims: bool = False, synchronized: bool = False) -> Any:
-    """Mean and variance over `axes`; of float16 and bfloat16 computed in float32."""
-    if synchronized:
-        raise ArgumentError("moments: synchronized needs several devices")
-    x = floating(x)
-    wide = sugar.cast(x, f32) if x.dtype in (f16, bf16) else x
-    mean = sugar.mean(wide, axes, keepdims)
-    return sugar.cast(mean, x.dtype), sugar.cast(variance(wide, axes, keepdims), x.dtype)
-
-
-@operation
-def batch_normalization(
-    x: Any, mean: Any, variance: Any, axis: int, offset: Any = None, scale: Any = None,
-    epsilon: float = 1e-3,
-) -> Any:  # fmt: skip
-    """`(x - mean) / sqrt(variance + epsilon) * scale + offset` with one number for each `axis`."""
-    x = floating(x)
-    axis = sugar.normalize_axis("batch_normalization", axis, x.ndim)
-    shape = tuple(d if i == axis else 1 for i, d in enumerate(x.shape))
-    one_each = [None if v is None else sugar.reshape(tensor(v), shape)
-                for v in (mean, variance, scale, offset)]  # fmt: skip
-    mean, variance, scale, offset = one_each
-    assert mean is not None
-    assert variance is not None
-    factor = sugar.unary("rsqrt", variance + epsilon)
-    factor = factor if scale is None else factor * scale
-    shift = -mean * factor
-    shift = shift if offset is None else shift + offset
-    return x * factor + shift
-
-
-@operation
-def layer_normalization(
-    x: Any, gamma: Any = None, beta: Any = None, axis: Any = -1, epsilon: float | None = None
-) -> Any:
-    """`(x - mean) / sqrt(variance + epsilon) * gamma + beta`, the moments taken over `axis`."""
-    x = floating(x)
-    wide = sugar.cast(x, f32) if x.dtype in (f16, bf16) else x
-    axes = sugar.normalize_axes("layer_normalization", axis, x.ndim)
-    shape = tuple(d if i in axes else 1 for i, d in enumerate(x.shape))
-    mean = sugar.mean(wide, axes, keepdims=True)
-    spread = variance(wide, axes, keepdims=True)
-    least = config.epsilon() if epsilon is None else epsilon
-    factor = sugar.unary("rsqrt", spread + least)
-    if gamma is not None:
-        factor = factor * sugar.cast(sugar.reshape(tensor(gamma), shape), wide.dtype)
-    shift = -mean * factor
-    if beta is not None:
-        shift = shift + sugar.cast(sugar.reshape(tensor(beta), shape), wide.dtype)
-    return sugar.cast(wide * factor + shift, x.dtype)
-
-
-@operation
-def rms_normalization(
-    x: Any, scale: Any = None, axis: Any = -1, epsilon: float | None = None
-) -> Any:
-    """`x / sqrt(mean(x**2) + epsilon) * scale`, the mean taken over `axis`."""
-    x = floating(x)
-    least = config.epsilon() if epsilon is None else epsilon
-    wide = sugar.cast(x, f32) if x.dtype in (f16, bf16) else x
-    factor = sugar.unary("rsqrt", sugar.mean(wide * wide, axis, keepdims=True) + least)
-    if scale is not None:
-        factor = factor * sugar.cast(tensor(scale), wide.dtype)
-    return sugar.cast(wide * factor, x.dtype)
-
-
-__all__ = [
-    "average_pool", "batch_normalization", "conv", "depthwise_conv", "layer_normalization",
-    "max_pool", "moments", "rms_normalization", "separable_conv",
-]  # fmt: skip
+__all__ = ["average_pool", "conv", "depthwise_conv", "max_pool", "separable_conv"]

@@ -12,7 +12,7 @@ from ...ir.builder import constant, current
 from ...ir.errors import DTypeError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
-from ...ir.types import Dim, as_dtype, boolean, i32, keras_name
+from ...ir.types import Dim, Size, as_dtype, boolean, i32, keras_name
 from .. import config, tree
 from ..keras_tensor import KerasTensor
 from ..operation import operation
@@ -70,6 +70,19 @@ def floating(x: Any) -> Value:
     """`x` as a floating-point Value; integers and bools take the default float dtype."""
     x = tensor(x)
     return x if x.dtype.is_float else sugar.cast(x, config.floatx())
+
+
+def floats(*xs: Any) -> tuple[Value, ...]:
+    """Operands promoted to one floating-point dtype, Python numbers giving way."""
+    promoted = sugar.common(*map(operand, xs))
+    return tuple(map(floating, promoted))
+
+
+def sizes(shape: Any) -> tuple[Size, ...]:
+    """A shape as users write it: an int, a sequence, an array."""
+    if isinstance(shape, int | Dim | np.integer):
+        shape = (shape,)
+    return tuple(d if isinstance(d, Dim) else int(d) for d in shape)
 
 
 # --- public ----------------------------------------------------------------------------------
