@@ -9,14 +9,17 @@ from . import (
     control,
     conv,
     elementwise,
+    fft,
     gather,
+    linalg,
     matmul,
+    orthogonal,
     reduce,
     shape,
     window,
 )
 
 __all__ = [
-    "binary", "bits", "constant", "control", "conv", "elementwise", "gather", "matmul", "reduce",
-    "shape", "window",
+    "binary", "bits", "constant", "control", "conv", "elementwise", "fft", "gather", "linalg",
+    "matmul", "orthogonal", "reduce", "shape", "window",
 ]  # fmt: skip
