@@ -5,13 +5,17 @@ Every message reads `op: what must hold, got what`, with types as the IR prints 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 
 from ..errors import ArgumentError, DTypeError, ShapeError
-from ..op import Reason
+from ..graph import Value
+from ..op import Reason, get
+from ..sugar import zeros_like
 from ..types import Dim, TensorType, f32, symbol
 
 DISCRETE = Reason("the result is a truth value or an integer")
@@ -112,6 +116,36 @@ def require_at_least(op: str, least: int, **attributes: Sequence[Any]) -> None:
     for name, entries in attributes.items():
         if any(not isinstance(e, Dim) and e < least for e in entries):
             raise ArgumentError(f"{op}: {name} must be {least} or more, got {tuple(entries)}")
+
+
+def multilinear(op: str) -> Callable[..., list[Value]]:
+    """The jvp of an op that is linear in each of its floating-point operands by itself.
+
+    Its tangent is the sum of the op with one operand at a time replaced by its tangent.
+    """
+
+    def rule(tangents: Sequence[Value | None], *operands: Value, out: Value, **attrs: Any) -> Any:
+        terms = [
+            get(op)(*operands[:i], tangent, *operands[i + 1 :], **attrs)
+            for i, tangent in enumerate(tangents)
+            if tangent is not None
+        ]
+        return [reduce(add, terms)]
+
+    return rule
+
+
+def linear(op: str) -> Callable[..., list[Value]]:
+    """The jvp of an op that is linear in its floating-point operands together."""
+
+    def rule(tangents: Sequence[Value | None], *operands: Value, out: Value, **attrs: Any) -> Any:
+        moved = [
+            (zeros_like(x) if x.dtype.is_float else x) if t is None else t
+            for t, x in zip(tangents, operands, strict=True)
+        ]
+        return [get(op)(*moved, **attrs)]
+
+    return rule
 
 
 def widen(x: np.ndarray) -> np.ndarray:

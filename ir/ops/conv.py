@@ -20,6 +20,7 @@ from ..op import CODE, Op, case, define, reject
 from ..types import Shape, TensorType, bf16, f16, f32, i32
 from .common import (
     N,
+    multilinear,
     require_at_least,
     require_fixed,
     require_float,
@@ -182,6 +183,7 @@ conv = define(Op(
     dilated kernel moves by `strides`. Group i of the outputs sees group i of the channels.""",
     kind="contraction",
     type=_conv_type, numpy=_conv_numpy, vjp=_conv_vjp,
+    jvp=multilinear("conv"),
     onnx=CODE,
     samples=[
         case(f32(N, 5, 5, 2), f32(3, 3, 2, 4), **_geometry(2)),
@@ -267,6 +269,7 @@ conv_input_grad = define(Op(
     `input_shape`, from the cotangent `dy` of its result; also the transposed convolution.""",
     kind="contraction",
     type=_input_grad_type, numpy=_input_grad_numpy, vjp=_input_grad_vjp,
+    jvp=multilinear("conv_input_grad"),
     onnx=CODE,
     samples=[
         case(f32(N, 3, 3, 4), f32(3, 3, 2, 4), input_shape=(N, 5, 5, 2), **_geometry(2)),
@@ -323,6 +326,7 @@ conv_kernel_grad = define(Op(
     attributes, from the cotangent `dy` of its result.""",
     kind="contraction",
     type=_kernel_grad_type, numpy=_kernel_grad_numpy, vjp=_kernel_grad_vjp,
+    jvp=multilinear("conv_kernel_grad"),
     onnx=CODE,
     samples=[
         case(f32(N, 5, 5, 2), f32(N, 3, 3, 4), kernel_shape=(3, 3, 2, 4), **_geometry(2)),

@@ -9,7 +9,15 @@ from ..graph import Value
 from ..op import CODE, Op, case, define, reject
 from ..sugar import zeros_like
 from ..types import TensorType, bf16, boolean, f32, i32, i64, u32
-from .common import N, require_axis, require_integer, require_number, require_same_dtype, widen
+from .common import (
+    N,
+    linear,
+    require_axis,
+    require_integer,
+    require_number,
+    require_same_dtype,
+    widen,
+)
 
 
 def _gather_type(x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
@@ -34,6 +42,7 @@ gather = define(Op(
     place of `axis`. An index out of range is clamped to the nearest legal one.""",
     kind="index",
     type=_gather_type, numpy=_gather_numpy, vjp=_gather_vjp,
+    jvp=linear("gather"),
     onnx=CODE,
     samples=[
         case(f32(5, 3), i32(4), axis=0), case(f32(2, 6, 3), i32(2, 2), axis=1, integers=(0, 6)),
@@ -87,6 +96,7 @@ scatter_add = define(Op(
     add up, an index out of range is clamped. The gradient of `gather`.""",
     kind="opaque",
     type=_scatter_add_type, numpy=_scatter_add_numpy, vjp=_scatter_add_vjp,
+    jvp=linear("scatter_add"),
     onnx=CODE,
     samples=[
         case(f32(5, 3), i32(4), f32(4, 3), axis=0, integers=(0, 5)),

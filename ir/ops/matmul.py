@@ -8,7 +8,7 @@ from ..errors import ShapeError
 from ..graph import Value
 from ..op import CODE, Op, case, define, reject
 from ..types import TensorType, bf16, boolean, f16, f32, i32
-from .common import N, require_number, require_rank, require_same_dtype, widen
+from .common import N, multilinear, require_number, require_rank, require_same_dtype, widen
 
 
 def _type(
@@ -58,6 +58,7 @@ matmul = define(Op(
     `transpose_a` and `transpose_b` swap an operand's last two axes first.""",
     kind="contraction",
     type=_type, numpy=_numpy, vjp=_vjp,
+    jvp=multilinear("matmul"),
     onnx=CODE,
     samples=[
         case(f32(4, 5), f32(5, 3)), case(f32(N, 5), f32(5, 3)), case(f32(2, 4, 5), f32(2, 5, 3)),

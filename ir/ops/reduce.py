@@ -16,6 +16,7 @@ from .binary import equal
 from .common import (
     DISCRETE,
     N,
+    linear,
     require_axes,
     require_axis,
     require_bool,
@@ -75,6 +76,7 @@ reduce_sum = define(Op(
     doc="The sum of the elements along `axes`; f16 and bf16 accumulate in f32.",
     kind="reduce",
     type=_number_rule("reduce_sum"), numpy=_sum_numpy, vjp=_sum_vjp,
+    jvp=linear("reduce_sum"),
     onnx=CODE,
     samples=[
         case(f32(4, 5), axes=(1,)), case(f32(N, 3), axes=(0,)), case(f32(2, 3, 4), axes=(0, 2)),

@@ -13,6 +13,7 @@ from ..types import Shape, Size, TensorType, boolean, exact_div, f32, i32
 from .common import (
     FIXED_HINT,
     N,
+    linear,
     require_at_least,
     require_axes,
     require_axis,
@@ -60,6 +61,7 @@ broadcast = define(Op(
     the result or 1; along all other axes it repeats.""",
     kind="index",
     type=_broadcast_type, numpy=_broadcast_numpy, vjp=_broadcast_vjp,
+    jvp=linear("broadcast"),
     onnx=CODE,
     samples=[
         case(f32(3), shape=(2, 3), axes=(1,)), case(f32(), shape=(2, N), axes=()),
@@ -101,6 +103,7 @@ reshape = define(Op(
     doc="The elements of `x`, in row-major order, as `shape`.",
     kind="index",
     type=_reshape_type, numpy=_reshape_numpy, vjp=_reshape_vjp,
+    jvp=linear("reshape"),
     onnx=CODE,
     samples=[
         case(f32(4, 6), shape=(8, 3)), case(f32(N, 2, 3), shape=(N, 6)),
@@ -137,6 +140,7 @@ transpose = define(Op(
     doc="Axis i of the result is axis `permutation[i]` of `x`.",
     kind="index",
     type=_transpose_type, numpy=_transpose_numpy, vjp=_transpose_vjp,
+    jvp=linear("transpose"),
     onnx=CODE,
     samples=[
         case(f32(2, 3, 4), permutation=(2, 0, 1)), case(f32(N, 3), permutation=(1, 0)),
@@ -184,6 +188,7 @@ concat = define(Op(
     doc="The operands one after another along `axis`.",
     kind="index",
     type=_concat_type, numpy=_concat_numpy, vjp=_concat_vjp,
+    jvp=linear("concat"),
     onnx=CODE,
     samples=[
         case(f32(2, 3), f32(2, 4), axis=1), case(f32(N, 3), f32(N, 3), f32(N, 1), axis=1),
@@ -250,6 +255,7 @@ slice_ = define(Op(
     doc="Every `strides[i]`-th element of `x` from `starts[i]` up to, without, `limits[i]`.",
     kind="index",
     type=_slice_type, numpy=_slice_numpy, vjp=_slice_vjp,
+    jvp=linear("slice"),
     onnx=CODE,
     samples=[
         case(f32(5, 7), starts=(1, 0), limits=(4, 7), strides=(1, 1)),
@@ -328,12 +334,20 @@ def _pad_vjp(
     return (slice_(spread, starts=zeros, limits=spread.shape, strides=strides),)
 
 
+def _pad_jvp(
+    tangents: tuple[Value], x: Value, *, out: Value, low: Sizes, high: Sizes, interior: Ints,
+    value: float,
+) -> tuple[Value]:  # fmt: skip
+    return (pad(tangents[0], low=low, high=high, interior=interior, value=0.0),)
+
+
 pad = define(Op(
     name="pad",
     doc="""`x` with `interior[i]` times `value` between neighbours along axis i, then `low[i]`
     times before and `high[i]` times after; a negative `low` or `high` cuts elements off.""",
     kind="index",
     type=_pad_type, numpy=_pad_numpy, vjp=_pad_vjp,
+    jvp=_pad_jvp,
     onnx=CODE,
     samples=[
         case(f32(3, 4), low=(1, 0), high=(0, 2), interior=(0, 0), value=0.5),
@@ -373,6 +387,7 @@ reverse = define(Op(
     doc="The elements of `x` in opposite order along `axes`.",
     kind="index",
     type=_reverse_type, numpy=_reverse_numpy, vjp=_reverse_vjp,
+    jvp=linear("reverse"),
     onnx=CODE,
     samples=[case(f32(3, 4), axes=(0,)), case(f32(N, 4, 2), axes=(1, 2)), case(i32(5), axes=(0,))],
     rejects=[

@@ -16,6 +16,7 @@ from ..types import Shape, TensorType, bf16, boolean, f16, f32, i32
 from .binary import equal
 from .common import (
     N,
+    linear,
     require_at_least,
     require_fixed,
     require_float,
@@ -250,6 +251,7 @@ avg_pool = define(Op(
     `include_padding`, else only the elements of `x` count.""",
     kind="window",
     type=_avg_type, numpy=_avg_numpy, vjp=_avg_vjp,
+    jvp=linear("avg_pool"),
     onnx=CODE,
     samples=[
         case(f32(N, 6, 6, 2), **_geometry(2, 2, 2), include_padding=False),
@@ -308,6 +310,7 @@ avg_pool_grad = define(Op(
     of its result.""",
     kind="window",
     type=_avg_grad_type, numpy=_avg_grad_numpy, vjp=_avg_grad_vjp,
+    jvp=linear("avg_pool_grad"),
     onnx=CODE,
     samples=[
         case(f32(N, 3, 3, 2), input_shape=(N, 6, 6, 2), **_geometry(2, 2, 2),
