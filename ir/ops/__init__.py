@@ -8,6 +8,8 @@ from . import (
     constant,
     control,
     conv,
+    cumulative,
+    dynamic,
     elementwise,
     fft,
     gather,
@@ -15,11 +17,14 @@ from . import (
     matmul,
     orthogonal,
     reduce,
+    scatter,
     shape,
+    sort,
     window,
 )
 
 __all__ = [
-    "binary", "bits", "constant", "control", "conv", "elementwise", "fft", "gather", "linalg",
-    "matmul", "orthogonal", "reduce", "shape", "window",
+    "binary", "bits", "constant", "control", "conv", "cumulative", "dynamic", "elementwise",
+    "fft", "gather", "linalg", "matmul", "orthogonal", "reduce", "scatter", "shape", "sort",
+    "window",
 ]  # fmt: skip
