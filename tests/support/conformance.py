@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hornfels.ir import Builder, Graph, evaluate, gradients, parse, sugar
+from hornfels.ir import Builder, Graph, evaluate, gradients, jvp, parse, sugar
+from hornfels.ir.builder import emit
 from hornfels.ir.errors import HornfelsError
-from hornfels.ir.graph import Value
+from hornfels.ir.graph import Node, Value
 from hornfels.ir.op import Case, Op, Reason
 from hornfels.ir.scalar import on_arrays
 from hornfels.ir.types import Dim, DType, TensorType, f64, substitute, type_of
@@ -35,6 +36,8 @@ def bound(attribute: Any) -> Any:
         return substitute(attribute, SIZES)
     if isinstance(attribute, tuple):
         return tuple(bound(item) for item in attribute)
+    if isinstance(attribute, Graph):
+        return attribute.specialize(SIZES)
     return attribute
 
 
@@ -79,7 +82,8 @@ def check_declaration(op: Op) -> None:
     assert (op.scalar is not None) == is_elementwise, f"{op.name}: scalar and kind disagree"
     for case in op.samples:
         if isinstance(op.vjp, Reason):
-            assert not _is_differentiable(op, case), f"{_label(op, case)} needs a vjp"
+            needs = case.differentiable and _is_differentiable(op, case)
+            assert not needs, f"{_label(op, case)} needs a vjp"
 
 
 def _is_differentiable(op: Op, case: Case) -> bool:
@@ -191,7 +195,20 @@ TOLERANCE = 2e-6
 
 
 def _wide(attribute: Any) -> Any:
+    """An attribute with f64 for every floating-point dtype, bodies and constants included."""
+    if isinstance(attribute, Graph):
+        return _wide_graph(attribute)
+    if isinstance(attribute, np.ndarray) and type_of(attribute).dtype.is_float:
+        return attribute.astype(np.float64)
     return f64 if isinstance(attribute, DType) and attribute.is_float else attribute
+
+
+def _wide_graph(graph: Graph) -> Graph:
+    def visit(node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
+        return emit(node.op, inputs, {k: _wide(v) for k, v in node.attrs.items()})
+
+    inputs = {v: Value(v.type.with_dtype(_wide(v.dtype)), name=v.name) for v in graph.parameters}
+    return graph.rebuild(visit, inputs)
 
 
 def has_gradient(op: Op, case: Case) -> bool:
@@ -267,6 +284,15 @@ class _Differentiation:
             f"{self.label}: the gradient says {analytic}, differences say {numeric}"
         )
 
+    def compare_forward(self, found: float, directions: dict[str, np.ndarray]) -> None:
+        """A derivative in the direction `v<name>` against central differences."""
+        graph = self.builder.finish({"loss": self.loss})
+        numeric = self._difference(graph, {v.name: directions[f"v{v.name}"] for v in self.wrt})
+        scale = np.sqrt(sum(np.sum(d * d) for d in directions.values())) + abs(numeric)
+        assert abs(found - numeric) <= 10 * TOLERANCE * (1 + scale), (
+            f"{self.label}: forward mode says {found}, differences say {numeric}"
+        )
+
     def _difference(self, graph: Graph, directions: dict[str, np.ndarray]) -> float:
         sides = []
         for sign in (1, -1):
@@ -289,3 +315,58 @@ def check_second_vjp(op: Op, case: Case) -> None:
     differentiation = _Differentiation(op, case)
     if differentiation.again():
         differentiation.compare()
+
+
+# --- forward mode, and both modes on each other ----------------------------------------------
+
+AGREEMENT = 1e-8
+"""Of two ways to one derivative in f64, relative to it."""
+
+
+def check_jvp(op: Op, case: Case) -> None:
+    """Forward mode agrees with central differences and with backward mode, `<u, J v> = <J^T u, v>`.
+
+    The second derivative in a direction is the same forward over backward, backward over
+    forward and backward over backward.
+    """
+    differentiation = _Differentiation(op, case)
+    with differentiation.builder as builder:
+        wrt, loss = differentiation.wrt, differentiation.loss
+        direction = [builder.input(f"v{v.name}", v.type) for v in wrt]
+        grads = differentiation.grads
+        (forward,) = jvp([loss], wrt, direction)
+        backward = _inner(grads, direction)
+        results = {"forward": forward, "backward": backward}
+        if forward is not None and backward is not None:
+            known = [g for g in grads if g is not None]
+            moved = iter(jvp(known, wrt, direction))
+            results |= {
+                "forward_backward": _inner(
+                    [g if g is None else next(moved) for g in grads], direction
+                ),
+                "backward_forward": _inner(gradients(forward, wrt), direction),
+                "backward_backward": _inner(gradients(backward, wrt), direction),
+            }
+    graph = builder.finish({k: v for k, v in results.items() if v is not None})
+    arrays = {v.name: _weights(differentiation.rng, v.type) for v in direction}
+    found = evaluate(graph, differentiation.arrays | arrays).outputs
+    if forward is not None:
+        differentiation.compare_forward(float(found["forward"]), arrays)
+    for one, other in (
+        ("forward", "backward"), ("forward_backward", "backward_backward"),
+        ("backward_forward", "backward_backward"),
+    ):  # fmt: skip
+        x, y = float(found.get(one, 0.0)), float(found.get(other, 0.0))
+        scale = 1 + max(abs(x), abs(y))
+        assert abs(x - y) <= AGREEMENT * scale, (
+            f"{differentiation.label}: {one} says {x}, {other} says {y}"
+        )
+
+
+def _inner(xs: Any, ys: Any) -> Value | None:
+    """The inner product of two lists of tensors; None is zero."""
+    terms = [(x * y).sum() for x, y in zip(xs, ys, strict=True) if x is not None and y is not None]
+    total: Any = 0.0
+    for term in terms:
+        total = term + total
+    return total if terms else None

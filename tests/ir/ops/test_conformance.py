@@ -61,3 +61,8 @@ def test_vjp(op: Op, case: Case) -> None:
 @pytest.mark.parametrize(("op", "case"), DIFFERENTIABLE)
 def test_second_vjp(op: Op, case: Case) -> None:
     conformance.check_second_vjp(op, case)
+
+
+@pytest.mark.parametrize(("op", "case"), DIFFERENTIABLE)
+def test_jvp(op: Op, case: Case) -> None:
+    conformance.check_jvp(op, case)

@@ -35,7 +35,7 @@ def refused(check: Check, op: Op) -> bool:
     return False
 
 
-GRADIENT_CHECKS = (conformance.check_vjp, conformance.check_second_vjp)
+GRADIENT_CHECKS = (conformance.check_vjp, conformance.check_second_vjp, conformance.check_jvp)
 
 
 def mutated_vjp(op: Op, change: Callable[[Any], Any]) -> Op:
@@ -157,3 +157,26 @@ def test_declaration_without_samples_or_scalar_is_refused() -> None:
         conformance.check_declaration(replace(REGISTRY["add"], kind="opaque"))
     with pytest.raises(AssertionError, match="no sentence"):
         conformance.check_declaration(replace(REGISTRY["add"], doc="sum"))
+
+
+@pytest.mark.parametrize(
+    "op", [pytest.param(op, id=op.name) for op in REGISTRY.values() if op.jvp is not None]
+)
+def test_wrong_jvp_is_refused(op: Op) -> None:
+    rule = op.jvp
+    assert rule is not None
+
+    def wrong(*args: Any, **kwargs: Any) -> list[Any]:
+        return [t if t is None else t * 1.001 for t in rule(*args, **kwargs)]
+
+    assert refused(conformance.check_jvp, replace(op, jvp=wrong))
+    assert refused(conformance.check_jvp, replace(op, jvp=lambda *args, out, **attrs: [None]))
+
+
+@pytest.mark.parametrize("name", ["exp", "mul", "select", "max_pool", "cast", "reduce_max"])
+def test_a_jvp_derived_from_a_wrong_vjp_is_as_wrong(name: str) -> None:
+    """A diagonal rule and a transposed one repeat the fault, so that forward equals backward."""
+    op = mutated_vjp(REGISTRY[name], lambda g: g * 1.001)
+    assert op.jvp is None
+    assert not refused(conformance.check_jvp, op)
+    assert refused(conformance.check_vjp, op)
