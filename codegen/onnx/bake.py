@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...ir.builder import constant
+from ...ir.builder import constant, emit
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import get
 from ...ir.rewrite import number_of
@@ -41,6 +41,8 @@ def bake(graph: Graph, arrays: Mapping[str, np.ndarray]) -> tuple[Graph, dict[Va
 
 def _fold(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
     """A node of constants as constants, unless it only makes them larger."""
+    if node.regions:
+        return _sink(node, inputs)
     if node.op.kind == "index" and node.op.name not in ("reshape", "transpose", "slice"):
         return None
     if not any(v.is_constant for v in inputs) or not all(v.type.is_static for v in inputs):
@@ -51,6 +53,30 @@ def _fold(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
         return None
     results = node.op.evaluate(*known, **node.attrs)
     return [constant(a, v.dtype) for a, v in zip(results, node.outputs, strict=True)]
+
+
+def _sink(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
+    """Constants that all steps share become constants of the bodies, and are folded there."""
+    attrs = node.attrs
+    first = 1 if node.op.name == "cond" else attrs["carry"] + attrs.get("stacked", 0)
+    sunk = {i: v for i, v in enumerate(inputs) if i >= first and v.is_constant}
+    if not sunk:
+        return None
+    skipped = 1 if node.op.name == "cond" else 0  # operands that are no inputs of the bodies
+    regions = {
+        name: _with_constants(body, {i - skipped: v for i, v in sunk.items()})
+        for name, body in node.regions.items()
+    }
+    kept = [v for i, v in enumerate(inputs) if i not in sunk]
+    return emit(node.op, kept, {**attrs, **regions})
+
+
+def _with_constants(body: Graph, given: Mapping[int, Value]) -> Graph:
+    """A body with constants in place of some inputs."""
+    inner = body.rebuild(_fold, {body.inputs[i]: v for i, v in given.items()})
+    left = [v for i, v in enumerate(inner.inputs) if i not in given]
+    outputs = dict(zip(inner.output_names, inner.outputs, strict=True))
+    return FoldAffine().run(Graph.make(body.name, left, (), outputs))
 
 
 def _array(v: Value) -> np.ndarray | None:

@@ -7,7 +7,8 @@ f32, i8 in i32, u32 in i64. `KERNELS` is data, read from the runtime's own kerne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from onnx import TensorProto
 
 from ...ir.errors import LoweringError
-from ...ir.types import DTYPES, DType, as_dtype, boolean, f32, i64
+from ...ir.types import DTYPES, DType, TensorType, as_dtype, boolean, f32, i64
 
 OPSET = 21
 """Opset of every model.
@@ -80,36 +81,100 @@ def kernel_dtype(op_type: str, dtype: DType) -> DType | None:
 
 @dataclass
 class OnnxNode:
-    """One node on its way into a NodeProto."""
+    """One node on its way into a NodeProto; control flow has nested graphs by attribute."""
 
     op_type: str
     inputs: list[str]
     outputs: list[str]
     attrs: dict[str, Any]
     layer: str = ""
+    bodies: dict[str, Body] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> Iterator[str]:
+        """The operands, and what nested graphs read of those around them."""
+        yield from self.inputs
+        for body in self.bodies.values():
+            inside = {name for name, _ in body.inputs}
+            inside.update(output for node in body.nodes for output in node.outputs)
+            yield from (name for node in body.nodes for name in node.reads if name not in inside)
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Replace names, in nested graphs too; all names of a model differ."""
+        self.inputs = [names.get(i, i) for i in self.inputs]
+        self.outputs = [names.get(o, o) for o in self.outputs]
+        for body in self.bodies.values():
+            for node in body.nodes:
+                node.rename(names)
+
+
+@dataclass
+class Body:
+    """A nested graph: names and types of its inputs and outputs, and its nodes."""
+
+    inputs: list[tuple[str, TensorType]]
+    outputs: list[tuple[str, TensorType]]
+    nodes: list[OnnxNode]
+
+
+def needed(nodes: Sequence[OnnxNode], results: Iterable[str]) -> list[OnnxNode]:
+    """The nodes that the results depend on."""
+    wanted, kept = set(results), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.outputs):
+            wanted.update(node.reads)
+            kept.append(node)
+    return kept[::-1]
 
 
 @dataclass
 class Emitter:
-    """Nodes and initializers of one model; equal nodes are emitted once."""
+    """Nodes and initializers of one model or nested graph; equal nodes are emitted once.
+
+    A nested graph may read whatever is visible around it, so it shares initializers and names
+    with the graphs around. In a loop (`hoists`), what depends on nothing inside is computed once
+    outside: the transpose of a weight, a size.
+    """
 
     nodes: list[OnnxNode] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     dtypes: dict[str, DType] = field(default_factory=dict)
     layer: str = ""
     location: str = ""
-    _producer: dict[str, OnnxNode] = field(default_factory=dict)
-    _seen: dict[Any, tuple[str, ...]] = field(default_factory=dict)
+    outer: Emitter | None = None
+    hoists: bool = False
+    _producer: MutableMapping[str, OnnxNode] = field(default_factory=dict)
+    _seen: MutableMapping[Any, tuple[str, ...]] = field(default_factory=dict)
+    _constants: dict[Any, str] = field(default_factory=dict)
     _used: set[str] = field(default_factory=set)
     _counts: dict[str, int] = field(default_factory=dict)
+    _own: set[str] = field(default_factory=set)
+
+    def nested(self, hoists: bool) -> Emitter:
+        """An emitter for a graph inside this one."""
+        return Emitter(
+            arrays=self.arrays, dtypes=self.dtypes, layer=self.layer, location=self.location,
+            outer=self, hoists=hoists, _producer=ChainMap({}, self._producer),
+            _seen=ChainMap({}, self._seen), _constants=self._constants, _used=self._used,
+            _counts=self._counts,
+        )  # fmt: skip
+
+    def owns(self, name: str) -> bool:
+        """Whether this graph, not one around it, has this input or computes this."""
+        return name in self._own
 
     # --- names -------------------------------------------------------------------------------
 
     def reserve(self, name: str, dtype: DType) -> str:
         """Take a name for an input or output."""
         self._used.add(name)
+        self._own.add(name)
         self.dtypes[name] = dtype
         return name
+
+    def input(self, stem: str, dtype: DType) -> str:
+        """An input of a nested graph, under an unused name."""
+        return self.reserve(self._fresh(f"{self.layer}/{stem}" if self.layer else stem), dtype)
 
     def _fresh(self, stem: str) -> str:
         """An unused name: `Relu`, `Relu_1`, ..."""
@@ -126,13 +191,13 @@ class Emitter:
         """The name of an initializer that holds `value`; equal ones without a name are shared."""
         array = np.asarray(value, dtype=as_dtype(dtype).numpy if dtype is not None else None)
         key = (name, str(array.dtype), array.shape, array.tobytes())
-        if key not in self._seen:
+        if key not in self._constants:
             stored = name if name and name not in self._used else self._fresh(name or "constant")
             self._used.add(stored)
             self.arrays[stored] = array
             self.dtypes[stored] = as_dtype(array.dtype)
-            self._seen[key] = (stored,)
-        return self._seen[key][0]
+            self._constants[key] = stored
+        return self._constants[key]
 
     def ints(self, *values: int) -> str:
         """An i64 vector."""
@@ -179,18 +244,59 @@ class Emitter:
     def _emit(
         self, op_type: str, inputs: Sequence[str], dtypes: Sequence[DType], attrs: dict[str, Any]
     ) -> tuple[str, ...]:
+        if self.hoists and self.outer is not None and self._own.isdisjoint(inputs):
+            return self.outer._emit(op_type, inputs, dtypes, attrs)
         attrs = {k: v for k, v in attrs.items() if v is not None}
         key = (op_type, tuple(inputs), len(dtypes), repr(sorted(attrs.items())))
         if key not in self._seen:
-            stem = f"{self.layer}/{op_type}" if self.layer else op_type
-            outputs = [self._fresh(stem) for _ in dtypes]
-            node = OnnxNode(op_type, list(inputs), outputs, attrs, self.layer)
-            self.nodes.append(node)
-            for name, dtype in zip(outputs, dtypes, strict=True):
-                self.dtypes[name] = dtype
-                self._producer[name] = node
-            self._seen[key] = tuple(outputs)
+            self._seen[key] = self._append(op_type, inputs, dtypes, attrs, {})
         return self._seen[key]
+
+    def region(
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        dtypes: Sequence[DType],
+        bodies: dict[str, Body],
+        **attrs: Any,
+    ) -> tuple[str, ...]:
+        """Emit a node that has nested graphs."""
+        return self._append(op_type, inputs, dtypes, attrs, bodies)
+
+    def _append(
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        dtypes: Sequence[DType],
+        attrs: dict[str, Any],
+        bodies: dict[str, Body],
+    ) -> tuple[str, ...]:
+        stem = f"{self.layer}/{op_type}" if self.layer else op_type
+        outputs = [self._fresh(stem) for _ in dtypes]
+        node = OnnxNode(op_type, list(inputs), outputs, attrs, self.layer, bodies)
+        self.nodes.append(node)
+        for name, dtype in zip(outputs, dtypes, strict=True):
+            self.dtypes[name] = dtype
+            self._producer[name] = node
+        self._own.update(outputs)
+        return tuple(outputs)
+
+    def body(
+        self, inputs: Sequence[tuple[str, TensorType]], outputs: Sequence[tuple[str, TensorType]]
+    ) -> Body:
+        """The nested graph of what was emitted; its outputs are computed in it, each once.
+
+        ONNX Runtime takes neither an input of the body nor a value of the graph around it for
+        an output, so those are copied.
+        """
+        computed = {output for node in self.nodes for output in node.outputs}
+        results: list[tuple[str, TensorType]] = []
+        for name, type in outputs:
+            if name not in computed:
+                (name,) = self._append("Identity", [name], [type.dtype], {}, {})
+            computed.discard(name)
+            results.append((name, type))
+        return Body(list(inputs), results, needed(self.nodes, [name for name, _ in results]))
 
     # --- moves of data, folded on constants --------------------------------------------------
 

@@ -7,20 +7,17 @@ become outputs; the model's metadata says which belongs to which.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
-from ...ir.errors import HornfelsError, LoweringError
-from ...ir.graph import Graph, Node, Value
-from ...ir.op import CODE, Reason
+from ...ir.graph import Graph, Value
 from ...ir.types import TensorType
-from . import ops  # noqa: F401 - fills LOWERINGS
-from .emit import IR_VERSION, OPSET, PROTO, OnnxNode
-from .lowering import LOWERINGS, Lowering, Tensor
-from .patterns import PATTERNS
+from . import ops, patterns  # noqa: F401 - they fill LOWERINGS and PATTERNS
+from .emit import IR_VERSION, OPSET, PROTO, Body, OnnxNode, needed
+from .lowering import Lowering
 
 KIND_KEY = "hornfels.kind"
 """Metadata entry: "inference" or "train"."""
@@ -73,47 +70,9 @@ def lower(
     wanted += [(pairs[old.name], new) for old, new in graph.updates]
     for name, value in wanted:
         ctx.e.reserve(name, value.dtype)
-    for node in graph.nodes:
-        _lower_node(ctx, node)
+    ctx.run()
     nodes = _finish(ctx, dict(wanted))
     return _model(ctx, nodes, dict(wanted), pairs, initial or {})
-
-
-def _lower_node(ctx: Lowering, node: Node) -> None:
-    ctx.e.layer, ctx.e.location = node.source.layer, node.source.where
-    try:
-        result = _by_pattern(ctx, node) or _by_registry(ctx, node)
-    except HornfelsError as error:
-        raise error.at(node.source.where) from None
-    tensors = result if isinstance(result, tuple) else (result,)
-    ctx.tensors.update(zip(node.outputs, tensors, strict=True))
-
-
-def _by_pattern(ctx: Lowering, node: Node) -> Tensor | None:
-    """The first pattern that ends in this node; what it skips is dropped as unused."""
-    for pattern in PATTERNS.get(node.op.name, ()):
-        result = pattern(ctx, node)
-        if result is not None:
-            return result
-    return None
-
-
-def _by_registry(ctx: Lowering, node: Node) -> Tensor | tuple[Tensor, ...]:
-    """The registered function, or the standard operator of the same meaning."""
-    op = node.op
-    if op.name in LOWERINGS:
-        return LOWERINGS[op.name](ctx, node)
-    if isinstance(op.onnx, Reason):
-        raise LoweringError(f"onnx: {op.name} cannot be expressed: {op.onnx.text}",
-                            hint="use backend='tvm' or 'eager'")  # fmt: skip
-    if op.kind != "elementwise" or op.onnx == CODE:
-        raise LoweringError(f"onnx: {op.name} has no lowering in codegen/onnx/ops")
-    operator, out = op.onnx, node.output
-    return ctx.pointwise(
-        lambda *xs: ctx.e.op(operator, *xs, dtype=out.dtype, **node.attrs),
-        [ctx[v] for v in node.inputs],
-        out.type,
-    )
 
 
 # --- the model -------------------------------------------------------------------------------
@@ -123,7 +82,7 @@ def _finish(ctx: Lowering, wanted: Mapping[str, Value]) -> list[OnnxNode]:
     """The nodes that the results need, which carry the results' names."""
     ctx.e.layer = ""
     held = {name: ctx.full(value) for name, value in wanted.items()}
-    nodes = _needed(ctx.e.nodes, held.values())
+    nodes = needed(ctx.e.nodes, held.values())
     computed = {output for node in nodes for output in node.outputs}
     renamed: dict[str, str] = {}
     copies = []
@@ -134,19 +93,8 @@ def _finish(ctx: Lowering, wanted: Mapping[str, Value]) -> list[OnnxNode]:
             copies.append(OnnxNode("Identity", [source], [name], {}))
     nodes += copies
     for node in nodes:
-        node.inputs = [renamed.get(i, i) for i in node.inputs]
-        node.outputs = [renamed.get(o, o) for o in node.outputs]
+        node.rename(renamed)
     return nodes
-
-
-def _needed(nodes: list[OnnxNode], results: Iterable[str]) -> list[OnnxNode]:
-    """The nodes that the results depend on."""
-    wanted, kept = set(results), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.outputs):
-            wanted.update(node.inputs)
-            kept.append(node)
-    return kept[::-1]
 
 
 def _model(
@@ -157,7 +105,7 @@ def _model(
     initial: Mapping[str, np.ndarray],
 ) -> ModelProto:
     graph = ctx.graph
-    read = {name for node in nodes for name in node.inputs}
+    read = {name for node in nodes for name in node.reads}
     arrays = {name: array for name, array in ctx.e.arrays.items() if name in read}
     proto = GraphProto(
         name=graph.name or "graph",
@@ -178,8 +126,19 @@ def _model(
 
 def _node_proto(node: OnnxNode) -> NodeProto:
     """A NodeProto that is named after its first output."""
+    name = f"node:{node.outputs[0]}"
+    bodies = {k: _body_proto(f"{name}:{k}", body) for k, body in node.bodies.items()}
     return helper.make_node(
-        node.op_type, node.inputs, node.outputs, name=f"node:{node.outputs[0]}", **node.attrs
+        node.op_type, node.inputs, node.outputs, name=name, **node.attrs, **bodies
+    )
+
+
+def _body_proto(name: str, body: Body) -> GraphProto:
+    return GraphProto(
+        name=name,
+        node=[_node_proto(node) for node in body.nodes],
+        input=[_info(*pair) for pair in body.inputs],
+        output=[_info(*pair) for pair in body.outputs],
     )
 
 

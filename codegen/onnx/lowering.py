@@ -14,10 +14,12 @@ a Transpose appears only where a convolutional part of a model begins and ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
-from ...ir.errors import LoweringError
+from ...ir.errors import HornfelsError, LoweringError
 from ...ir.graph import Graph, Node, Value
+from ...ir.op import CODE, Reason
 from ...ir.types import Dim, Shape, Size, TensorType, i64, substitute, symbol
 from .emit import Emitter
 
@@ -73,6 +75,21 @@ def lowering(*names: str) -> Callable[[Lowered], Lowered]:
     return register
 
 
+Pattern = Callable[["Lowering", Node], Tensor | None]
+PATTERNS: dict[str, list[Pattern]] = {}
+"""Functions of `patterns.py` by the name of the op that they end in."""
+
+
+def pattern(op: str) -> Callable[[Pattern], Pattern]:
+    """Register a pattern that ends in `op`."""
+
+    def register(function: Pattern) -> Pattern:
+        PATTERNS.setdefault(op, []).append(function)
+        return function
+
+    return register
+
+
 def pointwise(*names: str) -> Callable[[Callable[..., str]], Callable[..., str]]:
     """Register an elementwise op by `function(emitter, *operand_names, node)`."""
 
@@ -88,11 +105,15 @@ def pointwise(*names: str) -> Callable[[Callable[..., str]], Callable[..., str]]
 
 
 class Lowering:
-    """State of one lowering: the emitter, and the tensor that holds each value."""
+    """State of one lowering: the emitter, and the tensor that holds each value.
+
+    A body of control flow is lowered in a context of its own, whose `root` is that of the model.
+    """
 
     def __init__(self, graph: Graph, names: Mapping[Value, str]) -> None:
         self.graph = graph
         self.names = names
+        self.root = self
         self.e = Emitter()
         self.tensors: dict[Value, Tensor] = {}
         self._state_shapes = {v.shape for v in graph.state if v.ndim > 2}
@@ -100,8 +121,62 @@ class Lowering:
             self.e.reserve(value.name, value.dtype)
             self.tensors[value] = plain(value.name, value.type)
 
+    def within(self, e: Emitter, graph: Graph | None = None) -> Lowering:
+        """A context for a body (or for more of this graph) that emits into `e`."""
+        inner = copy(self)
+        inner.e, inner.graph = e, graph or self.graph
+        inner.tensors = dict(self.tensors) if graph is None else {}
+        return inner
+
+    def inline(self, graph: Graph, operands: Sequence[Tensor], e: Emitter) -> list[Tensor]:
+        """Lower a body's nodes into `e`; the tensors of its outputs."""
+        inner = self.within(e, graph)
+        inner.tensors.update(zip(graph.inputs, operands, strict=True))
+        layer, location = e.layer, e.location
+        inner.run()
+        e.layer, e.location = layer, location
+        return [inner[v] for v in graph.outputs]
+
     def __getitem__(self, value: Value) -> Tensor:
         return self.tensors[value]
+
+    # --- nodes -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Lower all nodes of the graph."""
+        for node in self.graph.nodes:
+            self.e.layer, self.e.location = node.source.layer, node.source.where
+            try:
+                result = self._by_pattern(node) or self._by_registry(node)
+            except HornfelsError as error:
+                raise error.at(node.source.where) from None
+            tensors = result if isinstance(result, tuple) else (result,)
+            self.tensors.update(zip(node.outputs, tensors, strict=True))
+
+    def _by_pattern(self, node: Node) -> Tensor | None:
+        """The first pattern that ends in this node; what it skips is dropped as unused."""
+        for candidate in PATTERNS.get(node.op.name, ()):
+            result = candidate(self, node)
+            if result is not None:
+                return result
+        return None
+
+    def _by_registry(self, node: Node) -> Tensor | tuple[Tensor, ...]:
+        """The registered function, or the standard operator of the same meaning."""
+        op = node.op
+        if op.name in LOWERINGS:
+            return LOWERINGS[op.name](self, node)
+        if isinstance(op.onnx, Reason):
+            raise LoweringError(f"onnx: {op.name} cannot be expressed: {op.onnx.text}",
+                                hint="use backend='tvm' or 'eager'")  # fmt: skip
+        if op.kind != "elementwise" or op.onnx == CODE:
+            raise LoweringError(f"onnx: {op.name} has no lowering in codegen/onnx/ops")
+        operator, out = op.onnx, node.output
+        return self.pointwise(
+            lambda *xs: self.e.op(operator, *xs, dtype=out.dtype, **node.attrs),
+            [self[v] for v in node.inputs],
+            out.type,
+        )
 
     # --- sizes -------------------------------------------------------------------------------
 
@@ -120,6 +195,8 @@ class Lowering:
 
     def _symbol(self, name: str) -> str:
         """The value of a symbol: the size of an input's axis, solved for it if need be."""
+        if self.root is not self:
+            return self.root._symbol(name)
         for value in self.graph.parameters:
             for axis, size in enumerate(value.shape):
                 if size == symbol(name):

@@ -14,24 +14,10 @@ import numpy as np
 
 from ...ir.graph import Node, Value
 from .emit import KERNELS
-from .lowering import Lowering, Tensor, plain
+from .lowering import Lowering, Tensor, pattern, plain
 from .ops.conv import convolution
 from .ops.matmul import product
 from .ops.reduce import reduced
-
-Pattern = Callable[[Lowering, Node], Tensor | None]
-PATTERNS: dict[str, list[Pattern]] = {}
-"""Patterns by the name of the op that they end in."""
-
-
-def pattern(op: str) -> Callable[[Pattern], Pattern]:
-    """Register a pattern that ends in `op`."""
-
-    def register(function: Pattern) -> Pattern:
-        PATTERNS.setdefault(op, []).append(function)
-        return function
-
-    return register
 
 
 def _made_by(value: Value, *ops: str) -> Node | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...ir.builder import emit
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import get
 from ...ir.rewrite import number_of
@@ -74,6 +75,8 @@ class ReluAfterPool:
     name: str = "relu-after-pool"
 
     def run(self, graph: Graph) -> Graph:
+        if any(node.regions for node in graph.nodes):
+            graph = graph.rebuild(self._in_bodies)
         found = [_Match.find(graph, n) for n in graph.nodes if n.op.name == "relu"]
         matches = [m for m in found if m is not None]
         if not matches:
@@ -94,6 +97,13 @@ class ReluAfterPool:
             return inputs if node is match.pool else None
 
         return graph.rebuild(visit)
+
+    def _in_bodies(self, node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
+        """Control flow with its bodies rewritten."""
+        bodies = {name: self.run(body) for name, body in node.regions.items()}
+        if not bodies or list(bodies.values()) == list(node.regions.values()):
+            return None
+        return emit(node.op, inputs, {**node.attrs, **bodies})
 
     @staticmethod
     def _gradient(match: _Match, made: dict[Node, tuple[Value, ...]]) -> Sequence[Value]:

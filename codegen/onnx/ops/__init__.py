@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import binary, constant, conv, elementwise, gather, matmul, reduce, shape, window
+from . import binary, constant, control, conv, elementwise, gather, matmul, reduce, shape, window
 
 __all__ = [
-    "binary", "constant", "conv", "elementwise", "gather", "matmul", "reduce", "shape", "window",
+    "binary", "constant", "control", "conv", "elementwise", "gather", "matmul", "reduce", "shape",
+    "window",
 ]  # fmt: skip
