@@ -4,30 +4,34 @@
 array([4., 5.], dtype=float32)
 """
 
+from . import activation as _activation
 from . import arithmetic as _arithmetic
 from . import complex as _complex
 from . import convolution as _convolution
 from . import core as _core
 from . import creation as _creation
+from . import crossentropy as _crossentropy
+from . import diagonals as _diagonals
 from . import einsum as _einsum
 from . import indexing as _indexing
 from . import joining as _joining
-from . import nn as _nn
 from . import normalization as _normalization
 from . import products as _products
 from . import reduce as _reduce
 from . import shapes as _shapes
 from . import special as _special
 from . import windows as _windows
+from .activation import *  # noqa: F403
 from .arithmetic import *  # noqa: F403
 from .complex import *  # noqa: F403
 from .convolution import *  # noqa: F403
 from .core import *  # noqa: F403
 from .creation import *  # noqa: F403
+from .crossentropy import *  # noqa: F403
+from .diagonals import *  # noqa: F403
 from .einsum import *  # noqa: F403
 from .indexing import *  # noqa: F403
 from .joining import *  # noqa: F403
-from .nn import *  # noqa: F403
 from .normalization import *  # noqa: F403
 from .products import *  # noqa: F403
 from .reduce import *  # noqa: F403
@@ -36,8 +40,9 @@ from .special import *  # noqa: F403
 from .windows import *  # noqa: F403
 
 _FAMILIES = (
-    _arithmetic, _complex, _convolution, _core, _creation, _einsum, _indexing, _joining, _nn,
-    _normalization, _products, _reduce, _shapes, _special, _windows,
+    _activation, _arithmetic, _complex, _convolution, _core, _creation, _crossentropy,
+    _diagonals, _einsum, _indexing, _joining, _normalization, _products, _reduce, _shapes,
+    _special, _windows,
 )  # fmt: skip
 
 __all__ = sorted({name for family in _FAMILIES for name in family.__all__})

@@ -12,7 +12,7 @@ from ...ir.builder import constant, current
 from ...ir.errors import DTypeError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
-from ...ir.types import Dim, Size, as_dtype, boolean, i32, keras_name
+from ...ir.types import Dim, Size, as_dtype, boolean, i32, keras_name, u32
 from .. import config, tree
 from ..keras_tensor import KerasTensor
 from ..operation import operation
@@ -76,6 +76,13 @@ def floats(*xs: Any) -> tuple[Value, ...]:
     """Operands promoted to one floating-point dtype, Python numbers giving way."""
     promoted = sugar.common(*map(operand, xs))
     return tuple(map(floating, promoted))
+
+
+def countable(x: Value) -> Value:
+    """Bools and short integers as 32-bit ones, which sums of them need, as in Keras."""
+    if x.dtype.is_bool or (x.dtype.kind == "int" and x.dtype.bits < 32):
+        return sugar.cast(x, i32)
+    return sugar.cast(x, u32) if x.dtype.kind == "uint" else x
 
 
 def sizes(shape: Any) -> tuple[Size, ...]:

@@ -76,18 +76,6 @@ def append(x1: Any, x2: Any, axis: int | None = None) -> Any:
     return concatenate([x1, x2], axis=axis)
 
 
-@operation
-def meshgrid(*x: Any, indexing: str = "xy") -> Any:
-    """Coordinates of the grid that the given axes span."""
-    axes = [tensor(item) for item in x]
-    order = list(range(len(axes)))
-    if indexing == "xy" and len(axes) > 1:
-        order[0], order[1] = 1, 0
-    shape = tuple(axes[i].shape[0] for i in order)
-    expand = primitive("broadcast")
-    return [expand(a, shape=shape, axes=(order.index(i),)) for i, a in enumerate(axes)]
-
-
 __all__ = [
-    "append", "concatenate", "hstack", "meshgrid", "split", "stack", "vstack",
+    "append", "concatenate", "hstack", "split", "stack", "vstack",
 ]  # fmt: skip

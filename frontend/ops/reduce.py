@@ -10,26 +10,19 @@ from ...ir.graph import Value
 from ...ir.op import get as primitive
 from ...ir.types import bf16, boolean, f16, f32, i32
 from ..operation import operation
-from .core import floating, operand, tensor
-
-
-def _countable(x: Any) -> Value:
-    """Bools are counted in int32, the small integers too, as NumPy widens them."""
-    x = tensor(x)
-    small = x.dtype.is_bool or (x.dtype.kind == "int" and x.dtype.bits < 32)
-    return sugar.cast(x, i32) if small else x
+from .core import countable, floating, operand, tensor
 
 
 @operation
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Sum of the elements."""
-    return sugar.reduce("reduce_sum", _countable(x), axis, keepdims)
+    return sugar.reduce("reduce_sum", countable(tensor(x)), axis, keepdims)
 
 
 @operation
 def prod(x: Any, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> Any:
     """Product of the elements."""
-    x = _countable(x) if dtype is None else tensor(x, dtype)
+    x = countable(tensor(x)) if dtype is None else tensor(x, dtype)
     return sugar.reduce("reduce_prod", x, axis, keepdims)
 
 
