@@ -6,15 +6,20 @@ in as an operand, the same in every step. Bodies have neither state nor updates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
+from ..autodiff import active_nodes, jvp, pullback
 from ..builder import Builder
 from ..errors import ArgumentError, DTypeError, ShapeError
 from ..evaluate import run_region
-from ..graph import Graph
+from ..graph import Graph, Value, outline, reachable
 from ..op import Op, Reason, case, define, reject
+from ..residuals import residuals
+from ..sugar import cast, full
 from ..types import Size, TensorType, boolean, f32, i32
 from .common import N
 
@@ -46,6 +51,74 @@ def _list(types: Sequence[TensorType]) -> str:
 def _require_count(op: str, name: str, count: int, operands: Sequence[TensorType]) -> None:
     if not 0 <= count <= len(operands):
         raise ArgumentError(f"{op}: {name} must be in [0, {len(operands)}], got {count}")
+
+
+# --- what the derivatives share --------------------------------------------------------------
+
+
+def _each(found: Any) -> tuple[Any, ...]:
+    """What belongs to the outputs of a node, which may have only one."""
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _zeros(x: TensorType) -> Value:
+    return full(x.shape, 0, x.dtype)
+
+
+def _inputs(*groups: Iterable[Value]) -> dict[Value, str]:
+    """Names for the values that become inputs of a region."""
+    return {v: f"p{i}" for i, v in enumerate(v for group in groups for v in group)}
+
+
+def _named(values: Iterable[Value]) -> dict[str, Value]:
+    return {f"r{i}": v for i, v in enumerate(values)}
+
+
+def _used(results: Sequence[Value], borders: Sequence[Value], of: Sequence[Value]) -> list[int]:
+    """Which of the values in `of` are read between `borders` and `results`."""
+    read = {v for node in reachable(results, set(borders)) for v in node.inputs}
+    read.update(results)
+    return [i for i, v in enumerate(of) if v in read]
+
+
+Shares = dict[int, Value]
+"""What belongs to some of a region's inputs or outputs, by their position."""
+
+
+def _pull(region: Graph, active: Iterable[int], fed: Iterable[int]) -> tuple[Shares, Shares]:
+    """The cotangents of some outputs, as parameters, and what the active inputs get of them."""
+    cotangents = {j: Value(region.outputs[j].type, name=f"d{j}") for j in sorted(fed)}
+    wrt = [i for i in active if region.inputs[i].dtype.is_float]
+    with Builder(region.name):
+        found = pullback(
+            [region.outputs[j] for j in cotangents],
+            [region.inputs[i] for i in wrt],
+            list(cotangents.values()),
+        )
+    return cotangents, {i: g for i, g in zip(wrt, found, strict=True) if g is not None}
+
+
+def _push(region: Graph, moving: Iterable[int]) -> tuple[Shares, Shares]:
+    """The tangents of some inputs, as parameters, and those of the outputs that they move."""
+    tangents = {i: Value(region.inputs[i].type, name=f"t{i}") for i in sorted(moving)}
+    with Builder(region.name):
+        found = jvp(region.outputs, [region.inputs[i] for i in tangents], list(tangents.values()))
+    return tangents, {j: t for j, t in enumerate(found) if t is not None}
+
+
+def _push_step(body: Graph, carry: int, tangents: Sequence[Value | None]) -> tuple[Shares, Shares]:
+    """`_push` of one step of a loop; a carry moves if it does at first, or a step moves it."""
+    moving = {i for i, t in enumerate(tangents) if t is not None}
+    while True:
+        given, found = _push(body, moving)
+        more = {j for j in found if j < carry} - moving
+        if not more:
+            return given, found
+        moving |= more
+
+
+def _tangent_or_zero(shares: Shares, j: int, of: TensorType) -> Value:
+    return shares[j] if j in shares else _zeros(of)
 
 
 # --- scan ------------------------------------------------------------------------------------
@@ -80,7 +153,7 @@ def _scan_numpy(
     carries = list(operands[:carry])
     xs, shared = operands[carry : carry + stacked], operands[carry + stacked :]
     ys = [
-        np.empty((length, *map(int, v.shape)), v.dtype.numpy)  # type: ignore[arg-type]
+        np.empty((length, *map(int, v.shape)), v.dtype.numpy)
         for v in body.outputs[carry:]
     ]
     for step in range(length)[:: -1 if reverse else 1]:
@@ -89,6 +162,118 @@ def _scan_numpy(
         for y, result in zip(ys, results[carry:], strict=True):
             y[step] = result
     return (*carries, *ys)
+
+
+def _scan_active(body: Graph, carry: int, wanted: Sequence[bool]) -> list[int]:
+    """The inputs of the body that a derivative is wanted of, carries that depend on them too."""
+    active = {i for i, want in enumerate(wanted) if want and body.inputs[i].dtype.is_float}
+    while True:
+        moved = active_nodes(body.outputs[:carry], [body.inputs[i] for i in active])[1]
+        more = {i for i in range(carry) if body.outputs[i] in moved} - active
+        if not more:
+            return sorted(active)
+        active |= more
+
+
+def _scan_pull(
+    body: Graph, carry: int, wanted: Sequence[bool], incoming: Sequence[Value | None]
+) -> tuple[Shares, Shares]:
+    """`_pull` of one step; a carry is fed if its last value is, or a step before feeds it."""
+    active = _scan_active(body, carry, wanted)
+    fed = {j for j, g in enumerate(incoming)
+           if g is not None and (j >= carry or j in active)}  # fmt: skip
+    while True:
+        cotangents, shares = _pull(body, active, fed)
+        more = {i for i in shares if i < carry} - fed
+        if not more:
+            return cotangents, shares
+        fed |= more
+
+
+def _scan_vjp(
+    cotangents: Any, *operands: Value, out: Any, wanted: Sequence[bool], body: Graph, carry: int,
+    stacked: int, length: Size, reverse: bool = False, gradient: str = "store",
+) -> list[Value | None]:  # fmt: skip
+    """A second scan from the first step stacks what a third one, from the last step, reads.
+
+    The third carries the cotangents of the carries and the sums for shared operands, the latter
+    in f32 if those are narrower. A pass merges the second scan with the one that is there.
+    """
+    incoming = _each(cotangents)
+    late, shares = _scan_pull(body, carry, wanted, incoming)
+    inputs, first_shared = body.inputs, carry + stacked
+    fed = [i for i in late if i < carry]
+    sliced = [i for i in shares if carry <= i < first_shared]
+    summed = [i for i in shares if i >= first_shared]
+    if not shares:
+        return [None] * len(operands)
+    sums = {i: Value(_sum_type(inputs[i].type), name=f"sum{i}") for i in summed}
+    with Builder("back"):
+        results = [
+            *(shares[i] if i in shares else _zeros(inputs[i].type) for i in fed),
+            *(sums[i] + cast(shares[i], sums[i].dtype) for i in summed),
+            *(shares[i] for i in sliced),
+        ]
+    stored = residuals(
+        results, [*late.values(), *sums.values()], invariant=inputs[first_shared:],
+        pinned=inputs[:carry], kept=set(body.outputs[carry:]), recompute=gradient == "recompute",
+    )  # fmt: skip
+    stacks: tuple[Value, ...] = ()
+    if stored:
+        forward = Graph.make(body.name, inputs, (), _named([*body.outputs[:carry], *stored]))
+        stacks = scan.all(*operands, body=forward, carry=carry, stacked=stacked, length=length,
+                          reverse=reverse, gradient=gradient)[carry:]  # fmt: skip
+    again = [carry + i for i in _used(results, stored, inputs[carry:])]
+    xs, shared = ([i for i in again if (i < first_shared) == x] for x in (True, False))
+    slices = [j for j in late if j >= carry]
+    back = outline(f"{body.name}_back", _inputs(
+        (late[i] for i in fed), sums.values(), stored, (inputs[i] for i in xs),
+        (late[j] for j in slices), (inputs[i] for i in shared),
+    ), _named(results))  # fmt: skip
+    found = scan.all(
+        *(incoming[i] if incoming[i] is not None else _zeros(inputs[i].type) for i in fed),
+        *(_zeros(v.type) for v in sums.values()),
+        *stacks, *(operands[i] for i in xs), *(incoming[j] for j in slices),
+        *(operands[i] for i in shared),
+        body=back, carry=len(fed) + len(sums), stacked=len(stacks) + len(xs) + len(slices),
+        length=length, reverse=not reverse, gradient=gradient,
+    )  # fmt: skip
+    by_operand = dict(zip([*fed, *summed, *sliced], found, strict=True))
+    return [cast(by_operand[i], x.dtype) if wanted[i] and i in by_operand else None
+            for i, x in enumerate(operands)]  # fmt: skip
+
+
+def _scan_jvp(
+    tangents: Sequence[Value | None], *operands: Value, out: Any, body: Graph, carry: int,
+    stacked: int, length: Size, reverse: bool = False, gradient: str = "store",
+) -> list[Value | None]:  # fmt: skip
+    """One scan of the steps and their tangents; a pass merges it with the one that is there."""
+    given, found = _push_step(body, carry, tangents)
+    ends = (0, carry, carry + stacked, len(operands))
+    groups = [[i for i in given if a <= i < b] for a, b in pairwise(ends)]
+    inputs: list[Value] = []
+    arguments: list[Value | None] = []
+    for group, (a, b) in zip(groups, pairwise(ends), strict=True):
+        inputs += [*body.inputs[a:b], *(given[i] for i in group)]
+        arguments += [*operands[a:b], *(tangents[i] for i in group)]
+    moved = [j for j in found if j >= carry]
+    with Builder(body.name):
+        results = [*body.outputs[:carry],
+                   *(_tangent_or_zero(found, i, body.inputs[i].type) for i in groups[0]),
+                   *(found[j] for j in moved)]  # fmt: skip
+    step = outline(f"{body.name}_tangent", _inputs(inputs), _named(results))
+    scanned = scan.all(
+        *(_zeros(v.type) if a is None else a for v, a in zip(inputs, arguments, strict=True)),
+        body=step, carry=carry + len(groups[0]), stacked=stacked + len(groups[1]), length=length,
+        reverse=reverse, gradient=gradient,
+    )[carry:]  # fmt: skip
+    by_output = dict(zip([*groups[0], *moved], scanned, strict=True))
+    return [by_output.get(j) for j in range(len(body.outputs))]
+
+
+def _sum_type(x: TensorType) -> TensorType:
+    """What a sum over steps is held in."""
+    return x.with_dtype(f32) if x.dtype.bits < 32 else x
 
 
 def _sample_body(*types: TensorType) -> Graph:
@@ -112,8 +297,8 @@ scan = define(Op(
     `reverse` runs from the last slice to the first. `gradient` says whether the gradient stores
     what the steps computed, or stores their carries alone and recomputes the rest.""",
     kind="region",
-    type=_scan_type, numpy=_scan_numpy, vjp=Reason("not written yet"),
-    onnx=Reason("not lowered yet"), tvm=Reason("not lowered yet"),
+    type=_scan_type, numpy=_scan_numpy, vjp=_scan_vjp, jvp=_scan_jvp,
+    onnx=Reason("not lowered yet"),
     samples=[
         case(f32(3), f32(4, 3), f32(3), body=_BODY, carry=1, stacked=1, length=4),
         case(f32(3), f32(4, 3), f32(3), body=_BODY, carry=1, stacked=1, length=4, reverse=True),
@@ -158,7 +343,37 @@ def _while_numpy(
     return tuple(carries)
 
 
-def _sample_loop(*types: TensorType) -> dict[str, Graph]:
+def _while_jvp(
+    tangents: Sequence[Value | None], *operands: Value, out: Any, condition: Graph, body: Graph,
+    carry: int,
+) -> list[Value | None]:  # fmt: skip
+    """One loop of the carries and their tangents; the condition sees the carries alone."""
+    given, found = _push_step(body, carry, tangents)
+    moving = [i for i in given if i < carry]
+    rest = [i for i in given if i >= carry]
+
+    def inputs(region: Graph) -> dict[Value, str]:
+        return _inputs(region.inputs[:carry], (given[i] for i in moving),
+                       region.inputs[carry:], (given[i] for i in rest))  # fmt: skip
+
+    with Builder(body.name):
+        steps = [*body.outputs,
+                 *(_tangent_or_zero(found, i, body.inputs[i].type) for i in moving)]  # fmt: skip
+    starts = (_zeros(operands[i].type) if (t := tangents[i]) is None else t for i in moving)
+    results = while_.all(
+        *operands[:carry],
+        *starts,
+        *operands[carry:],
+        *(t for t in tangents[carry:] if t is not None),
+        condition=outline(condition.name, inputs(condition), _named(condition.outputs)),
+        body=outline(f"{body.name}_tangent", inputs(body), _named(steps)),
+        carry=carry + len(moving),
+    )[carry:]  # fmt: skip
+    by_output = dict(zip(moving, results, strict=True))
+    return [by_output.get(j) for j in range(carry)]
+
+
+def _sample_loop(*types: TensorType) -> dict[str, Any]:
     """Double x until i is n."""
     regions = {}
     for name in ("condition", "body"):
@@ -177,11 +392,11 @@ while_ = define(Op(
     take all operands, those after the first `carry` the same every time; `condition` returns a
     bool[], `body` the new carries. Outputs: the last carries.""",
     kind="region",
-    type=_while_type, numpy=_while_numpy,
+    type=_while_type, numpy=_while_numpy, jvp=_while_jvp,
     vjp=Reason("the number of steps is not known before the loop runs, so that nothing can be "
                "stored for a way back; use scan, or forward mode (jvp)"),
-    onnx=Reason("not lowered yet"), tvm=Reason("not lowered yet"),
-    samples=[case(i32(), f32(3), i32(), carry=2, integers=(0, 6), **_LOOP)],
+    onnx=Reason("not lowered yet"),
+    samples=[case(i32(), f32(3), i32(), carry=2, integers=(0, 6), differentiable=False, **_LOOP)],
     rejects=[
         reject(i32(), f32(3), carry=2, **_LOOP,
                error="while: condition must take (i32[], f32[3]), got (i32[], f32[3], i32[])"),
@@ -214,7 +429,99 @@ def _cond_numpy(
     return tuple(run_region(then if predicate else otherwise, operands))
 
 
-def _sample_branches(*types: TensorType) -> dict[str, Graph]:
+def _cond_vjp(
+    cotangents: Any, predicate: Value, *operands: Value, out: Any, wanted: Sequence[bool],
+    then: Graph, otherwise: Graph,
+) -> list[Value | None]:  # fmt: skip
+    """A second cond returns what the way back through its branch reads, a third one goes back.
+
+    What one branch returns and the other has not is zeros there; values of one type share a
+    place. Branches without anything expensive are computed again, and there is no second cond.
+    """
+    incoming, branches = _each(cotangents), (then, otherwise)
+    active = [i for i, want in enumerate(wanted[1:]) if want]
+    fed = [j for j, g in enumerate(incoming) if g is not None]
+    pulled = [_pull(branch, active, fed) for branch in branches]
+    gets = sorted({i for _, shares in pulled for i in shares})
+    if not gets:
+        return [None] * len(wanted)
+    with Builder("back"):
+        results = [
+            [shares[i] if i in shares else _zeros(operands[i].type) for i in gets]
+            for _, shares in pulled
+        ]
+    late = [list(given.values()) for given, _ in pulled]
+    places = _places(*(
+        residuals(r, d, kept=set(branch.outputs))
+        for branch, r, d in zip(branches, results, late, strict=True)
+    ))  # fmt: skip
+    kept: tuple[Value, ...] = ()
+    if places:
+        kept = cond.all(predicate, *operands, then=_keeping(then, [v for v, _ in places]),
+                        otherwise=_keeping(otherwise, [v for _, v in places]))  # fmt: skip
+    stored = list(zip(*places, strict=True)) or [(), ()]
+    again = sorted({i for k in (0, 1) for i in _used(results[k], stored[k], branches[k].inputs)})
+    back = [
+        outline(f"{branch.name}_back",
+                _inputs(stored[k], (branch.inputs[i] for i in again), late[k]),
+                _named(results[k]))
+        for k, branch in enumerate(branches)
+    ]  # fmt: skip
+    found = cond.all(
+        predicate, *kept, *(operands[i] for i in again), *(incoming[j] for j in fed),
+        then=back[0], otherwise=back[1],
+    )  # fmt: skip
+    by_operand = dict(zip(gets, found, strict=True))
+    return [None, *(by_operand.get(i) for i in range(len(operands)))]
+
+
+def _cond_jvp(
+    tangents: Sequence[Value | None], predicate: Value, *operands: Value, out: Any,
+    then: Graph, otherwise: Graph,
+) -> list[Value | None]:  # fmt: skip
+    """A second cond whose branches compute the tangents; a pass merges it with the first."""
+    moving = [i for i, t in enumerate(tangents[1:]) if t is not None]
+    branches = (then, otherwise)
+    pushed = [_push(branch, moving) for branch in branches]
+    moved = sorted({j for _, found in pushed for j in found})
+    if not moved:
+        return [None] * len(then.outputs)
+    regions = []
+    for branch, (given, found) in zip(branches, pushed, strict=True):
+        with Builder(branch.name):
+            tangent = [_tangent_or_zero(found, j, branch.outputs[j].type) for j in moved]
+        inputs = _inputs(branch.inputs, given.values())
+        regions.append(outline(f"{branch.name}_tangent", inputs, _named(tangent)))
+    results = cond.all(predicate, *operands, *(t for t in tangents[1:] if t is not None),
+                       then=regions[0], otherwise=regions[1])  # fmt: skip
+    by_output = dict(zip(moved, results, strict=True))
+    return [by_output.get(j) for j in range(len(then.outputs))]
+
+
+def _places(first: Sequence[Value], second: Sequence[Value]) -> list[tuple[Value, Value]]:
+    """Pairs of what the branches keep; beside a value that only one has, a parameter of its type.
+
+    Nothing computes such a parameter: the branch returns zeros for it.
+    """
+    left, pairs = list(second), []
+    for v in first:
+        partner = next((w for w in left if w.type == v.type), None)
+        if partner is None:
+            partner = Value(v.type, name="none")
+        else:
+            left.remove(partner)
+        pairs.append((v, partner))
+    return [*pairs, *((Value(w.type, name="none"), w) for w in left)]
+
+
+def _keeping(branch: Graph, values: Iterable[Value]) -> Graph:
+    """A branch that returns values of its own, and zeros for parameters that are not its own."""
+    with Builder(branch.name):
+        outputs = [_zeros(v.type) if v.node is None else v for v in values]
+    return Graph.make(branch.name, branch.inputs, (), _named(outputs))
+
+
+def _sample_branches(*types: TensorType) -> dict[str, Any]:
     from .elementwise import sin
 
     regions = {}
@@ -232,8 +539,8 @@ cond = define(Op(
     doc="""Run one of two graphs on the operands: `then` where `predicate` holds, else
     `otherwise`. Both return the same types; only the one that is chosen runs.""",
     kind="region",
-    type=_cond_type, numpy=_cond_numpy, vjp=Reason("not written yet"),
-    onnx=Reason("not lowered yet"), tvm=Reason("not lowered yet"),
+    type=_cond_type, numpy=_cond_numpy, vjp=_cond_vjp, jvp=_cond_jvp,
+    onnx=Reason("not lowered yet"),
     samples=[case(boolean(), f32(3), f32(3), **_BRANCHES)],
     rejects=[
         reject(f32(), f32(3), f32(3), **_BRANCHES,
