@@ -349,7 +349,8 @@ def check_jvp(op: Op, case: Case) -> None:
             }
     graph = builder.finish({k: v for k, v in results.items() if v is not None})
     arrays = {v.name: _weights(differentiation.rng, v.type) for v in direction}
-    found = evaluate(graph, differentiation.arrays | arrays).outputs
+    differentiation.arrays |= arrays
+    found = evaluate(graph, differentiation.arrays).outputs
     if forward is not None:
         differentiation.compare_forward(float(found["forward"]), arrays)
     for one, other in (

@@ -174,9 +174,7 @@ def test_wrong_jvp_is_refused(op: Op) -> None:
 
 
 @pytest.mark.parametrize("name", ["exp", "mul", "select", "max_pool", "cast", "reduce_max"])
-def test_a_jvp_derived_from_a_wrong_vjp_is_as_wrong(name: str) -> None:
-    """A diagonal rule and a transposed one repeat the fault, so that forward equals backward."""
+def test_a_jvp_derived_from_a_wrong_vjp_is_refused(name: str) -> None:
     op = mutated_vjp(REGISTRY[name], lambda g: g * 1.001)
     assert op.jvp is None
-    assert not refused(conformance.check_jvp, op)
-    assert refused(conformance.check_vjp, op)
+    assert refused(conformance.check_jvp, op)
