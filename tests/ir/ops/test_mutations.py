@@ -159,9 +159,7 @@ def test_declaration_without_samples_or_scalar_is_refused() -> None:
         conformance.check_declaration(replace(REGISTRY["add"], doc="sum"))
 
 
-@pytest.mark.parametrize(
-    "op", [pytest.param(op, id=op.name) for op in REGISTRY.values() if op.jvp is not None]
-)
+@pytest.mark.parametrize("op", [p for p in DIFFERENTIABLE if p.values[0].jvp is not None])
 def test_wrong_jvp_is_refused(op: Op) -> None:
     rule = op.jvp
     assert rule is not None
@@ -170,7 +168,11 @@ def test_wrong_jvp_is_refused(op: Op) -> None:
         return [t if t is None else t * 1.001 for t in rule(*args, **kwargs)]
 
     assert refused(conformance.check_jvp, replace(op, jvp=wrong))
-    assert refused(conformance.check_jvp, replace(op, jvp=lambda *args, out, **attrs: [None]))
+
+    def none(*args: Any, out: Any, **attrs: Any) -> list[None]:
+        return [None] * (len(out) if isinstance(out, tuple) else 1)
+
+    assert refused(conformance.check_jvp, replace(op, jvp=none))
 
 
 @pytest.mark.parametrize("name", ["exp", "mul", "select", "max_pool", "cast", "reduce_max"])
