@@ -15,7 +15,7 @@ A merge keeps one of these forms, which are what the native backend has loops fo
   producers inlined, and pointwise nodes over the reduced shape.
 - *contraction or window*: one root that reads stored values, and pointwise nodes over its output
   shape whose further operands have that shape or are broadcasts.
-- *opaque*: one node.
+- *opaque* or *region*: one node.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from dataclasses import dataclass
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import Shape
+from .control import region_call
+from .memory import plan
 from .outline import POINTWISE, Outliner, accesses, is_scalar_constant, members
-from .plan import Call
+from .plan import Call, Plan, RegionCall
 
-ROOTED = frozenset({"contraction", "window", "opaque"})
+ROOTED = frozenset({"contraction", "window", "opaque", "region"})
 RECOMPUTE_COST = 8
 """A value of several users is computed again by each if that takes at most so many simple
 operations and reads no more memory than the value itself would."""
@@ -168,11 +170,11 @@ class Group:
 
     @property
     def form(self) -> str:
-        """ "pointwise", "reduce", "rooted" or "opaque"."""
+        """ "pointwise", "reduce", "rooted", "opaque" or "region"."""
         if not self.roots:
             return "pointwise"
         kind = self.roots[0].op.kind
-        return kind if kind in ("reduce", "opaque") else "rooted"
+        return kind if kind in ("reduce", "opaque", "region") else "rooted"
 
     @property
     def size(self) -> int:
@@ -297,15 +299,19 @@ def _constants(graph: Graph) -> Iterator[Value]:
 # --- merging ---------------------------------------------------------------------------------
 
 
-def fuse(graph: Graph) -> tuple[Call, ...]:
-    """The calls of a static graph, in an order in which they can run."""
+def fuse(graph: Graph, outliner: Outliner | None = None) -> tuple[Call | RegionCall, ...]:
+    """The calls of a static graph, in an order in which they can run.
+
+    The bodies of control flow are fused and planned, too, and share kernels with the graph;
+    `outliner` holds the kernels that there are already.
+    """
     groups = Groups(graph)
     _merge_reductions(groups)
     _merge_epilogues(groups)
     _merge_consumers(groups, "reduce")
     _merge_consumers(groups, "pointwise")
     _merge_siblings(groups)
-    return _calls(groups)
+    return _calls(groups, outliner or Outliner())
 
 
 def _merge_epilogues(groups: Groups) -> None:
@@ -429,13 +435,19 @@ def _aligned_if_dependent(groups: Groups, a: Group, b: Group) -> bool:
 # --- calls -----------------------------------------------------------------------------------
 
 
-def _calls(groups: Groups) -> tuple[Call, ...]:
+def _calls(groups: Groups, outliner: Outliner) -> tuple[Call | RegionCall, ...]:
     """Each group as a call that stores what others read."""
     results = {groups.storage(v) for v in groups.graph.results}
     read = {v for g in groups.groups for v in groups.reads(g)}
-    outliner = Outliner()
-    calls = []
+
+    def plan_body(body: Graph) -> Plan:
+        return plan(body, fuse(body, outliner))
+
+    calls: list[Call | RegionCall] = []
     for group in _in_order(groups):
+        if group.form == "region":
+            calls.append(region_call(group.roots[0], plan_body))
+            continue
         own = set(group.outputs)
         outputs = [v for v in group.outputs if v in read or v in results]
         # inner values of the group are computed, not loaded; so are views of them

@@ -9,7 +9,7 @@ import numpy as np
 from ..ir.errors import VerifyError
 from ..ir.evaluate import Evaluation, evaluate
 from ..ir.types import TensorType
-from .plan import ALIGNMENT, Call, Plan, Slot
+from .plan import ALIGNMENT, Body, Call, Plan, RegionCall, Slot, Space, Window
 
 _GARBAGE = 0xCB
 """What fresh memory holds, so that a value that is read before it is written shows."""
@@ -27,39 +27,30 @@ def run_plan(plan: Plan, arrays: Mapping[str, np.ndarray]) -> Evaluation:
     VerifyError
         If slots of one call overlap in a way that the plan does not allow.
     """
-    memory = _Memory(plan, arrays)
-    for call in plan.calls:
-        _check_overlaps(plan, call)
-        results = _run(memory, call)
-        halves = 2 if plan.in_place(call) else 1
-        for half in range(halves):
-            results = _run(memory, call) if half else results
-            for value, result in zip(call.outputs, results, strict=True):
-                target = memory.array(plan.slots[value], value.type).reshape(-1)
-                part = slice(half * target.size // halves, (half + 1) * target.size // halves)
-                target[part] = result.reshape(-1)[part]
-    for copy in plan.copies:
-        memory.bytes(copy.target)[:] = memory.bytes(copy.source).copy()
+    blocks: dict[tuple[Space, int], np.ndarray] = {("arena", 0): _fresh(plan.arena_bytes)}
+    for i, array in enumerate(plan.constants):
+        blocks["constant", i] = _bytes(array)
+    for i, value in enumerate(plan.graph.inputs):
+        blocks["input", i] = _bytes(arrays[value.name])
+    for i, value in enumerate(plan.graph.state):
+        blocks["state", i] = _bytes(arrays[value.name])
+    for i, value in enumerate(plan.graph.outputs):
+        blocks["output", i] = _fresh(value.type.nbytes)
+    memory = _Memory(plan, blocks)
+    _run(memory)
     return memory.results()
 
 
 class _Memory:
     """Blocks of bytes by space and index."""
 
-    def __init__(self, plan: Plan, arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, plan: Plan, blocks: Mapping[tuple[Space, int], np.ndarray]) -> None:
         self.plan = plan
-        graph = plan.graph
-        self.blocks: dict[tuple[str, int], np.ndarray] = {("arena", 0): _fresh(plan.arena_bytes)}
-        for i, array in enumerate(plan.constants):
-            self.blocks["constant", i] = _bytes(array)
-        for i, value in enumerate(graph.inputs):
-            self.blocks["input", i] = _bytes(arrays[value.name])
-        for i, value in enumerate(graph.state):
-            self.blocks["state", i] = _bytes(arrays[value.name])
-        for i, value in enumerate(graph.outputs):
-            self.blocks["output", i] = _fresh(value.type.nbytes)
+        self.blocks = blocks
 
     def bytes(self, slot: Slot) -> np.ndarray:
+        if not slot.nbytes:
+            return np.empty(0, np.uint8)
         block = self.blocks[slot.space, slot.index]
         if slot.offset + slot.nbytes > block.size or slot.offset % ALIGNMENT:
             raise VerifyError(f"plan {self.plan.graph.name}: {slot} must lie aligned in its block "
@@ -69,6 +60,12 @@ class _Memory:
     def array(self, slot: Slot, type: TensorType) -> np.ndarray:
         shape = tuple(int(d) for d in type.shape)
         return self.bytes(slot).view(type.dtype.numpy).reshape(shape)
+
+    def window(self, call: RegionCall, window: Window, step: int) -> np.ndarray:
+        """The bytes from the begin of a window to the end of what it is a stretch of."""
+        return self.bytes(self.plan.slots[call.value(window)])[
+            window.offset + step * window.stride :
+        ]
 
     def results(self) -> Evaluation:
         graph = self.plan.graph
@@ -80,13 +77,107 @@ class _Memory:
         return Evaluation(outputs, updates)
 
 
-def _run(memory: _Memory, call: Call) -> list[np.ndarray]:
+def _run(memory: _Memory) -> None:
+    """Run a plan in its memory."""
+    plan = memory.plan
+    for call in plan.calls:
+        if isinstance(call, RegionCall):
+            _check_region(plan, call)
+            _run_region(memory, call)
+        else:
+            _check_overlaps(plan, call)
+            _run_kernel(memory, call)
+    for copy in plan.copies:
+        memory.bytes(copy.target)[:] = memory.bytes(copy.source).copy()
+
+
+def _run_kernel(memory: _Memory, call: Call) -> None:
+    results = _results(memory, call)
+    halves = 2 if memory.plan.in_place(call) else 1
+    for half in range(halves):
+        results = _results(memory, call) if half else results
+        for value, result in zip(call.outputs, results, strict=True):
+            target = memory.array(memory.plan.slots[value], value.type).reshape(-1)
+            part = slice(half * target.size // halves, (half + 1) * target.size // halves)
+            target[part] = result.reshape(-1)[part]
+
+
+def _results(memory: _Memory, call: Call) -> list[np.ndarray]:
     body = call.kernel.body
     operands = {
         parameter.name: memory.array(memory.plan.slots[value], parameter.type).copy()
         for parameter, value in zip(body.inputs, call.inputs, strict=True)
     }
     return list(evaluate(body, operands).outputs.values())
+
+
+# --- control flow ----------------------------------------------------------------------------
+
+
+def _run_region(memory: _Memory, call: RegionCall) -> None:
+    slots, name = memory.plan.slots, call.node.op.name
+    memory.bytes(slots[call.outputs[-1]])[:] = _GARBAGE
+    for j, i in call.carries:
+        memory.bytes(slots[call.outputs[j]])[:] = memory.bytes(slots[call.inputs[i]])
+    if name == "scan":
+        for step in call.steps:
+            _run_body(memory, call, "body", step)
+    elif name == "while":
+        _run_body(memory, call, "condition")
+        while _flag(memory, call):
+            _run_body(memory, call, "body")
+            _run_body(memory, call, "condition")
+    else:
+        _run_body(memory, call, "then" if _flag(memory, call) else "otherwise")
+
+
+def _flag(memory: _Memory, call: RegionCall) -> bool:
+    assert call.flag is not None
+    return bool(memory.window(call, call.flag, 0)[0])
+
+
+def _run_body(memory: _Memory, call: RegionCall, name: str, step: int = 0) -> None:
+    body = call.bodies[name]
+    for move in body.before:
+        _move(memory, call, move.source, move.target, move.nbytes, step)
+    blocks = {key: _block(memory, call, body, key, w, step) for key, w in body.blocks.items()}
+    blocks["arena", 0][:] = _GARBAGE
+    _run(_Memory(body.plan, blocks))
+    for move in body.after:
+        _move(memory, call, move.source, move.target, move.nbytes, step)
+
+
+def _move(
+    memory: _Memory, call: RegionCall, source: Window, target: Window, nbytes: int, step: int
+) -> None:
+    found = memory.window(call, source, step)[:nbytes]
+    memory.window(call, target, step)[:nbytes] = found
+
+
+def _block(
+    memory: _Memory, call: RegionCall, body: Body, key: tuple[Space, int], window: Window,
+    step: int,
+) -> np.ndarray:  # fmt: skip
+    """The bytes of a block of a body: no more than it may touch."""
+    space, index = key
+    graph = body.plan.graph
+    if (window.offset + step * window.stride) % ALIGNMENT:
+        raise VerifyError(f"plan {graph.name}: {window} must begin at a multiple of {ALIGNMENT}")
+    if space == "arena":
+        nbytes = body.plan.arena_bytes
+    elif space == "constant":
+        nbytes = body.plan.constants[index].nbytes
+    else:
+        values = {"input": graph.inputs, "state": graph.state, "output": graph.outputs}[space]
+        nbytes = int(values[index].type.nbytes)
+    found = memory.window(call, window, step)
+    if nbytes > found.size:
+        raise VerifyError(f"plan {graph.name}: {space} {index} of {nbytes} bytes must lie in "
+                          f"{window}, which has {found.size}")  # fmt: skip
+    return found[:nbytes]
+
+
+# --- memory ----------------------------------------------------------------------------------
 
 
 def _fresh(nbytes: int) -> np.ndarray:
@@ -111,6 +202,18 @@ def _check_overlaps(plan: Plan, call: Call) -> None:
                 continue
             raise VerifyError(f"plan {plan.graph.name}: {call.kernel.name} writes {mine} "
                               f"over {other}")  # fmt: skip
+
+
+def _check_region(plan: Plan, call: RegionCall) -> None:
+    """Outputs overlap nothing but what they begin as."""
+    begins = dict(call.carries)
+    for j, out in enumerate(call.outputs):
+        mine = plan.slots[out]
+        others = [plan.slots[v] for v in (*call.inputs, *call.outputs[:j])]
+        for i, other in enumerate(others):
+            if _overlap(mine, other) and not (mine == other and begins.get(j) == i):
+                raise VerifyError(f"plan {plan.graph.name}: {call.node.op.name} writes {mine} "
+                                  f"over {other}")  # fmt: skip
 
 
 def _overlap(a: Slot, b: Slot) -> bool:

@@ -20,10 +20,10 @@ import numpy as np
 
 from ..ir.graph import Graph, Value
 from .outline import accesses
-from .plan import Call, Copy, Plan, Slot, align
+from .plan import Call, Copy, Plan, RegionCall, Slot, align
 
 
-def plan(graph: Graph, calls: Sequence[Call]) -> Plan:
+def plan(graph: Graph, calls: Sequence[Call | RegionCall]) -> Plan:
     """Order the calls of a static graph and place its values."""
     storages = _Storages(graph, calls)
     homes = _Homes(storages)
@@ -42,7 +42,7 @@ def plan(graph: Graph, calls: Sequence[Call]) -> Plan:
 class _Storages:
     """Which values own memory, who computes them and who reads them."""
 
-    def __init__(self, graph: Graph, calls: Sequence[Call]) -> None:
+    def __init__(self, graph: Graph, calls: Sequence[Call | RegionCall]) -> None:
         self.graph = graph
         self.calls = tuple(calls)
         self.producer = {v: i for i, call in enumerate(calls) for v in call.outputs}
@@ -59,8 +59,10 @@ class _Storages:
             value = value.node.inputs[0]
         return value
 
-    def _aligned(self, call: Call) -> dict[Value, bool]:
+    def _aligned(self, call: Call | RegionCall) -> dict[Value, bool]:
         """For each owner that the call reads: only at the element that it computes?"""
+        if isinstance(call, RegionCall):
+            return dict.fromkeys(map(self.owner, call.inputs), False)
         body = call.kernel.body
         reads = dict.fromkeys(body.inputs, True)
         for parameter, aligned in accesses(body.outputs, ()):
@@ -77,17 +79,27 @@ class _Storages:
         It must read the operand element by element, and then the loops do all that reads an
         element before they store it: those of pointwise kernels, the epilogues of contractions
         and windows, and what reductions compute from their results (but not the results).
+        A region overwrites what a carry begins as, if it reads that nowhere else.
         """
         index = self.producer[output]
         call = self.calls[index]
         if operand not in self.aligned[index]:
             return True
+        if isinstance(call, RegionCall):
+            return self._begins_as(call, output) is operand
         if call.kernel.root != "pointwise":
             node = call.kernel.body.outputs[call.outputs.index(output)].node
             kind = node.op.kind if node else ""
             if kind in ("reduce", "opaque"):
                 return False
         return self.aligned[index][operand]
+
+    def _begins_as(self, call: RegionCall, output: Value) -> Value | None:
+        """The operand that a carry begins as, unless the region reads it elsewhere."""
+        owners = [self.owner(v) for v in call.inputs]
+        begins = {call.outputs[j]: owners[i] for j, i in call.carries}
+        operand = begins.get(output)
+        return operand if operand and owners.count(operand) == 1 else None
 
 
 class _Homes:
@@ -174,7 +186,10 @@ def _frugal_order(homes: _Homes) -> list[int]:
     order = []
 
     def growth(call: int) -> tuple[int, int]:
-        made = sum(_arena_bytes(homes, v) for v in storages.calls[call].outputs)
+        made = sum(
+            _arena_bytes(homes, v) for v in storages.calls[call].outputs
+            if v in storages.readers or v in pinned
+        )  # fmt: skip
         freed = sum(
             _arena_bytes(homes, v) for v in storages.aligned[call]
             if left[v] == 1 and v in storages.producer and v not in pinned

@@ -71,8 +71,7 @@ def accesses(outputs: Iterable[Value], borders: Collection[Value]) -> Iterator[t
 def _keeps_position(node: Node, operand: Value) -> bool:
     if node.op.kind == "elementwise" or node.op.name in ("reshape", "stop_gradient"):
         return True
-    single = operand.type.size == 1 and node.output.type.size == 1
-    return single and node.op.kind == "index"
+    return node.op.kind == "index" and operand.type.size == node.output.type.size == 1
 
 
 class Outliner:

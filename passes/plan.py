@@ -2,6 +2,9 @@
 
 A plan is what every native target is generated from: kernels (small graphs), a call list, a
 slot for every value that crosses a kernel's border, one arena, and copies that run last.
+
+Control flow is a call, too: a `RegionCall` has a plan for each of its bodies, whose blocks of
+memory are windows of what the call reads and writes.
 """
 
 from __future__ import annotations
@@ -56,6 +59,107 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Window:
+    """A stretch of what a `RegionCall` reads or writes: in step i at byte `offset + i * stride`.
+
+    `index` is a position in the call's inputs or outputs.
+    """
+
+    side: Literal["input", "output"]
+    index: int
+    offset: int = 0
+    stride: int = 0
+
+
+@dataclass(frozen=True)
+class Move:
+    """`target = source`, byte by byte, in every step."""
+
+    source: Window
+    target: Window
+    nbytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A graph of control flow: its plan, and where that plan's blocks lie.
+
+    Attributes
+    ----------
+    plan : Plan
+        Of the body with what it carries as state. Its constants are operands of the call.
+    blocks : mapping of (space, index) to Window
+        For each block that `plan` has slots in; all begin at multiples of `ALIGNMENT`.
+    before, after : tuple of Move
+        Copies that run before and after `plan`, of slices that lie at no such multiple.
+    """
+
+    plan: Plan
+    blocks: Mapping[tuple[Space, int], Window]
+    before: tuple[Move, ...] = ()
+    after: tuple[Move, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RegionCall:
+    """One run of a node of control flow.
+
+    First each carry is copied from its operand to its output, where it stays while the bodies
+    run, unless both have one slot. Then
+
+    - `scan` runs `body` once for each step,
+    - `while` runs `condition`, and `body` as long as the byte at `flag` is not 0,
+    - `cond` runs `then` if the byte at `flag` is not 0, else `otherwise`.
+
+    Attributes
+    ----------
+    node : Node
+    inputs : tuple of Value
+        The node's operands, then the constants that bodies read.
+    outputs : tuple of Value
+        The node's outputs, then the frame: memory that is in use while the region runs, for the
+        arenas of the bodies and for slices that are copied.
+    carries : tuple of (int, int)
+        Positions of an output and of the operand that it begins as.
+    bodies : mapping of str to Body
+        By the name of the attribute.
+    flag : Window or None
+        Where the predicate of a `while` or `cond` lies.
+    """
+
+    node: Node
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    carries: tuple[tuple[int, int], ...]
+    bodies: Mapping[str, Body]
+    flag: Window | None = None
+
+    @property
+    def steps(self) -> range:
+        """The indices of the slices of a `scan`, in the order in which it reads them."""
+        indices = range(int(self.node.attrs["length"]))
+        return indices[::-1] if self.node.attrs.get("reverse") else indices
+
+    def value(self, window: Window) -> Value:
+        """What a window is a stretch of."""
+        return (self.inputs if window.side == "input" else self.outputs)[window.index]
+
+    def place(self, window: Window) -> str:
+        """`operand 1 at 12 bytes a step`, `result 0` or `frame+64`."""
+        inside = window.side == "input" or window.index < len(self.node.outputs)
+        side = "operand" if window.side == "input" else "result"
+        where = f"{side} {window.index}" if inside else f"frame+{window.offset}"
+        return where + (f" at {window.stride} bytes a step" if window.stride else "")
+
+    def __str__(self) -> str:
+        name = self.node.op.name
+        if name != "scan":
+            return name
+        reverse = " backwards" if self.node.attrs.get("reverse") else ""
+        return f"scan [{len(self.steps)} steps{reverse}]"
+
+
+@dataclass(frozen=True)
 class Slot:
     """Where a value lies: at byte `offset` of the arena, or the whole of a block.
 
@@ -104,7 +208,7 @@ class Plan:
     Attributes
     ----------
     graph : Graph
-    calls : tuple of Call
+    calls : tuple of Call or RegionCall
     slots : mapping of Value to Slot
         Of every operand and result of every call, every parameter and every result of `graph`.
     constants : tuple of ndarray
@@ -117,7 +221,7 @@ class Plan:
     """
 
     graph: Graph
-    calls: tuple[Call, ...]
+    calls: tuple[Call | RegionCall, ...]
     slots: Mapping[Value, Slot]
     constants: tuple[np.ndarray, ...]
     arena_bytes: int
@@ -125,10 +229,19 @@ class Plan:
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
-        """The distinct kernels in the order of their first call."""
-        return tuple(dict.fromkeys(call.kernel for call in self.calls))
+        """The distinct kernels in the order of their first call, those of bodies among them."""
+        return tuple(dict.fromkeys(call.kernel for _, call in self.kernel_calls()))
 
-    def in_place(self, call: Call) -> tuple[tuple[int, int], ...]:
+    def kernel_calls(self) -> Iterator[tuple[Plan, Call]]:
+        """The calls of kernels here and in the bodies of regions, each with its own plan."""
+        for call in self.calls:
+            if isinstance(call, Call):
+                yield self, call
+                continue
+            for body in call.bodies.values():
+                yield from body.plan.kernel_calls()
+
+    def in_place(self, call: Call | RegionCall) -> tuple[tuple[int, int], ...]:
         """Pairs of an output's and an input's position in `call` that share a slot."""
         return tuple(
             (j, i)
@@ -150,9 +263,25 @@ class Plan:
         for call in self.calls:
             operands = ", ".join(f"{v.type} {self.slots[v].place}" for v in call.inputs)
             results = ", ".join(f"{v.type} {self.slots[v].place}" for v in call.outputs)
-            yield f"  {call.kernel.name} [{call.kernel.root}]: {operands} -> {results}"
+            if isinstance(call, Call):
+                yield f"  {call.kernel.name} [{call.kernel.root}]: {operands} -> {results}"
+                continue
+            yield f"  {call}: {operands} -> {results}"
+            for name in call.bodies:
+                yield from _body_lines(call, name)
         for copy in self.copies:
             yield f"  copy {copy.source.place} -> {copy.target}"
+
+
+def _body_lines(call: RegionCall, name: str) -> Iterator[str]:
+    body = call.bodies[name]
+    places = [f"{Slot(*b, 0, 0).place} is {call.place(w)}" for b, w in body.blocks.items()]
+    yield f"    {name}: {', '.join(places)}"
+    for move in body.before:
+        yield f"      first copy {call.place(move.source)} -> {call.place(move.target)}"
+    yield from (f"      {line}" for line in str(body.plan).splitlines())
+    for move in body.after:
+        yield f"      last copy {call.place(move.source)} -> {call.place(move.target)}"
 
 
 def align(nbytes: int) -> int:

@@ -1,13 +1,14 @@
 """The native program: kernels over raw pointers and one entry that calls them in order.
 
 Kernels are lowered without TVM's packed-call convention: each becomes a plain C function
-``int32_t name(void*, ...)``. The entry takes the address of a table of base pointers and calls
-kernel after kernel with ``table[index] + offset``. All is compiled in memory by LLVM, so no C
-compiler or linker is needed, and a whole training step is one call.
+``int32_t name(void*, ...)``. The entry (see `entry`) takes the address of a table of base pointers
+and calls kernel after kernel with ``table[index] + offset``, in loops and branches where the
+program has such. All is compiled in memory by LLVM, so no C compiler or linker is needed, and a
+whole training step is one call.
 
 Kernels that differ only in their name are compiled once. A large program is compiled in two
-parts, each with the kernels of its stretch of the call list, on two threads at once: TVM gives up
-Python's lock while it compiles. Running it is then two calls.
+parts, each with the kernels of its stretch of the program, on two threads at once: TVM gives up
+Python's lock while it compiles. Running it is then two calls. A loop is never cut.
 """
 
 from __future__ import annotations
@@ -24,32 +25,15 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
 from ...ir.errors import LoweringError
-from .emit import ALIASED, PLAIN, Buffer, Expr, PrimFunc, Stmt, buffer
+from .emit import ALIASED, PLAIN, PrimFunc, Stmt
+from .entry import ENTRY, Call, Statement, bases_in, calls_in, lower_entry
 from .target import Target, start_threads
 
-_ENTRY = "hornfels_entry"
 _PART_KERNELS = 16  # fewer kernels than this are not worth a second compiler thread
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of a kernel.
-
-    Parameters
-    ----------
-    kernel : str
-        Its name in the mapping given to `build`.
-    arguments : tuple of (int, int)
-        For each pointer parameter, the workspace included: the index of a base pointer in the
-        table and an offset in bytes, a multiple of 64.
-    """
-
-    kernel: str
-    arguments: tuple[tuple[int, int], ...]
-
-
 class NativeProgram:
-    """Machine code of a call list, loaded in this process.
+    """Machine code of a program, loaded in this process.
 
     Parameters
     ----------
@@ -61,7 +45,7 @@ class NativeProgram:
 
     def __init__(self, modules: Sequence[tvm.runtime.Module], pointers: int) -> None:
         self._modules = tuple(modules)
-        self._entries = tuple(module[_ENTRY] for module in modules)
+        self._entries = tuple(module[ENTRY] for module in modules)
         self._table = (ctypes.c_int64 * max(1, pointers))()
         self._address = ctypes.addressof(self._table)
         self.pointers = pointers
@@ -91,19 +75,19 @@ class NativeProgram:
 
 def build(
     kernels: Mapping[str, PrimFunc],
-    calls: Sequence[Call],
+    statements: Sequence[Statement],
     target: Target,
     *,
     parts: int | None = None,
 ) -> NativeProgram:
-    """Compile kernels and the list of their calls.
+    """Compile kernels and the program that calls them.
 
     Parameters
     ----------
     kernels : mapping of str to PrimFunc
         Kernels as `emit.kernel` makes them; names are free, kernels that nothing calls are left
         out.
-    calls : sequence of Call
+    statements : sequence of Statement
         What to run, in order.
     target : Target
         The machine.
@@ -121,15 +105,18 @@ def build(
     LoweringError
         If a call names no kernel, has the wrong number of arguments, or TVM refuses a kernel.
     """
+    calls = tuple(calls_in(statements))
     for call in calls:
         _check(call, kernels)
     start_threads(target.machine.cores)
     unique, names = _deduplicate({call.kernel: kernels[call.kernel] for call in calls})
-    calls = [Call(names[call.kernel], call.arguments) for call in calls]
-    pointers = 1 + max((index for call in calls for index, _ in call.arguments), default=-1)
+    pointers = 1 + max(bases_in(statements), default=-1)
     if parts is None:
         parts = min(2, os.cpu_count() or 1) if len(unique) >= _PART_KERNELS else 1
-    pieces = [_Part(unique, piece, pointers, target) for piece in _cut(calls, unique, parts)]
+    pieces = [
+        _Part(unique, names, piece, pointers, target)
+        for piece in _cut(statements, unique, names, parts)
+    ]
     if len(pieces) == 1:
         return NativeProgram([pieces[0].compile()], pointers)
     with ThreadPoolExecutor(len(pieces)) as pool:
@@ -162,18 +149,21 @@ def _deduplicate(kernels: Mapping[str, PrimFunc]) -> tuple[dict[str, PrimFunc], 
     return kept, names
 
 
-def _cut(calls: list[Call], kernels: Mapping[str, PrimFunc], parts: int) -> Iterator[list[Call]]:
-    """Cut the call list in stretches that bring about equally much code each."""
+def _cut(
+    statements: Sequence[Statement], kernels: Mapping[str, PrimFunc], names: Mapping[str, str],
+    parts: int,
+) -> Iterator[Sequence[Statement]]:  # fmt: skip
+    """Cut the program in stretches that bring about equally much code each."""
     if parts == 1:
-        yield calls
+        yield statements
         return
     sizes = {name: len(str(function)) for name, function in kernels.items()}
-    share, seen, size, piece = sum(sizes.values()) / parts, set[str](), 0, list[Call]()
-    for call in calls:
-        if call.kernel not in seen:
-            seen.add(call.kernel)
-            size += sizes[call.kernel]
-        piece.append(call)
+    share, seen, size, piece = sum(sizes.values()) / parts, set[str](), 0, list[Statement]()
+    for statement in statements:
+        found = {names[call.kernel] for call in calls_in([statement])} - seen
+        seen |= found
+        size += sum(sizes[name] for name in found)
+        piece.append(statement)
         if size >= share:
             yield piece
             seen, size, piece = set(), 0, []
@@ -183,22 +173,24 @@ def _cut(calls: list[Call], kernels: Mapping[str, PrimFunc], parts: int) -> Iter
 
 @dataclass(frozen=True)
 class _Part:
-    """A stretch of the call list with the kernels that it needs."""
+    """A stretch of the program with the kernels that it needs."""
 
     kernels: Mapping[str, PrimFunc]
-    calls: Sequence[Call]
+    names: Mapping[str, str]
+    statements: Sequence[Statement]
     pointers: int
     target: Target
 
     def compile(self) -> tvm.runtime.Module:
         """Lower, generate code, and load it."""
-        functions = {call.kernel: self.kernels[call.kernel] for call in self.calls}
+        names = dict.fromkeys(self.names[call.kernel] for call in calls_in(self.statements))
+        functions = {name: self.kernels[name] for name in names}
         try:
             module = _lower_kernels(functions, self.target.tvm)
-            module.update(_lower_entry(self.calls, self.pointers, self.target.tvm))
+            module.update(lower_entry(self.statements, self.names, self.pointers, self.target.tvm))
             generate = tvm.get_global_func("target.build.llvm")
             binary = generate(module, self.target.tvm)
-            _ = binary[_ENTRY]  # the machine code is made at the first look-up
+            _ = binary[ENTRY]  # the machine code is made at the first look-up
         except (RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise LoweringError(f"build: TVM refused the program: {reason}") from error
@@ -254,37 +246,3 @@ def _keep_apart() -> Stmt:
     never inlines a function that lets others find its frame; this lets them find nothing of it.
     """
     return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.localescape"))
-
-
-def _lower_entry(calls: Sequence[Call], pointers: int, target: tvm.target.Target) -> tvm.IRModule:
-    """The packed function that loads base pointers from the table and calls the kernels."""
-    address = tirx.Var("table_address", "int64")
-    table = buffer("table", (max(1, pointers),), "int64")
-    data = tirx.reinterpret(PointerType(PrimType("int64")), address)
-    view = tirx.DeclBuffer(table, data=data)
-    body = tirx.SeqStmt([view, *(_call(call, table) for call in calls), _zero()])
-    entry = tirx.PrimFunc([address], body).with_attr("global_symbol", _ENTRY)
-    t = tirx.transform
-    passes = [
-        t.BindTarget(tvm.target.Target(target, target)),
-        t.FlattenBuffer(),
-        t.AnnotateEntryFunc(),
-        t.MakePackedAPI(),
-        t.LowerTVMBuiltin(),
-        t.LowerIntrin(),
-    ]
-    return tvm.ir.transform.Sequential(passes)(tvm.IRModule({_ENTRY: entry}))
-
-
-def _zero() -> Stmt:
-    return tirx.Evaluate(tirx.IntImm("int32", 0))
-
-
-def _call(call: Call, table: Buffer) -> Stmt:
-    pointers = [_pointer(table, index, offset) for index, offset in call.arguments]
-    return tirx.Evaluate(tirx.call_extern("int32", call.kernel, *pointers))
-
-
-def _pointer(table: Buffer, index: int, offset: int) -> Expr:
-    address = table[index] if offset == 0 else table[index] + tirx.IntImm("int64", offset)
-    return tirx.reinterpret(PointerType(PrimType("void")), address)

@@ -1,20 +1,24 @@
-"""Lower a plan: kernels to TIR, the call list and the layout of memory to one native program."""
+"""Lower a plan: kernels to TIR, the calls and the layout of memory to one native program."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Value
-from ...passes.plan import Kernel, Plan, Slot, align
-from . import build, emit
+from ...passes.plan import Call, Kernel, Move, Plan, RegionCall, Slot, Space, Window, align
+from . import build, emit, entry
 from .emit import Buffer, PrimFunc, Stmt
+from .entry import Address, Branch, Copy, Loop, Statement, While
 from .opaque import opaque
 from .pointwise import flat_buffer, pointwise
 from .reduction import reduction
 from .rooted import rooted, shaped_buffer
 from .target import Machine, Target
+
+Bases = Mapping[tuple[Space, int], Address]
+"""Where the blocks of a plan lie."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,21 +43,22 @@ class Compiled:
         return self.plan.arena_bytes + self.workspace_bytes
 
     @property
-    def pointers(self) -> Mapping[str, range]:
+    def pointers(self) -> Mapping[Space, range]:
         """Positions in the table of pointers, by the space of slots."""
         return _layout(self.plan)
 
 
-def _layout(plan: Plan) -> dict[str, range]:
+def _layout(plan: Plan) -> dict[Space, range]:
     graph = plan.graph
-    counts = {
+    counts: dict[Space, int] = {
         "arena": 1,
         "input": len(graph.inputs),
         "state": len(graph.state),
         "output": len(graph.outputs),
         "constant": len(plan.constants),
     }
-    layout, start = {}, 0
+    layout: dict[Space, range] = {}
+    start = 0
     for space, count in counts.items():
         layout[space] = range(start, start + count)
         start += count
@@ -68,39 +73,94 @@ def compile_plan(plan: Plan, target: Target) -> Compiled:
     LoweringError
         If a kernel holds what the native backend cannot express.
     """
+    aliased = {call.kernel for owner, call in plan.kernel_calls() if owner.in_place(call)}
     functions = {
-        kernel.name: lower_kernel(kernel, target.machine, aliased=_is_aliased(plan, kernel))
+        kernel.name: lower_kernel(kernel, target.machine, aliased=kernel in aliased)
         for kernel in plan.kernels
     }
     layout = _layout(plan)
     workspace = max(map(emit.workspace_bytes, functions.values()), default=0)
-    calls = []
-    for call in plan.calls:
+    bases = {
+        (space, i): Address(position)
+        for space, positions in layout.items()
+        for i, position in enumerate(positions)
+    }
+    lowering = _Program(functions, Address(0, plan.arena_bytes))
+    program = build.build(functions, lowering.plan(plan, bases), target)
+    return Compiled(plan, program, align(workspace))
+
+
+class _Program:
+    """Turns a plan into statements, bodies of control flow into statements in loops."""
+
+    def __init__(self, functions: Mapping[str, PrimFunc], workspace: Address) -> None:
+        self.functions = functions
+        self.workspace = workspace
+
+    def plan(self, plan: Plan, bases: Bases, loops: int = 0) -> tuple[Statement, ...]:
+        """The statements of a plan whose blocks lie at `bases`, inside of so many loops."""
+        statements: list[Statement] = []
+        for call in plan.calls:
+            if isinstance(call, Call):
+                statements.append(self.kernel(plan, call, bases))
+            else:
+                statements += _RegionProgram(self, plan, call, bases, loops).statements()
+        statements += [Copy(_address(bases, c.source), _address(bases, c.target), c.source.nbytes)
+                       for c in plan.copies]  # fmt: skip
+        return tuple(statements)
+
+    def kernel(self, plan: Plan, call: Call, bases: Bases) -> entry.Call:
         slots = [plan.slots[v] for v in (*call.inputs, *call.outputs)]
-        arguments = [_argument(layout, slot) for slot in slots]
-        if emit.workspace_bytes(functions[call.kernel.name]):
-            arguments.append((0, plan.arena_bytes))
-        calls.append(build.Call(call.kernel.name, tuple(arguments)))
-    for copy in plan.copies:
-        name = f"copy_{copy.source.nbytes}_bytes"
-        functions.setdefault(name, _copy_kernel(name, copy.source.nbytes))
-        places = (_argument(layout, copy.source), _argument(layout, copy.target))
-        calls.append(build.Call(name, places))
-    return Compiled(plan, build.build(functions, calls, target), align(workspace))
+        arguments = [_address(bases, slot) for slot in slots]
+        if emit.workspace_bytes(self.functions[call.kernel.name]):
+            arguments.append(self.workspace)
+        return entry.Call(call.kernel.name, tuple(arguments))
 
 
-def _argument(layout: Mapping[str, range], slot: Slot) -> tuple[int, int]:
-    return layout[slot.space][slot.index], slot.offset
+@dataclass(frozen=True)
+class _RegionProgram:
+    """Turns a call of control flow into statements."""
+
+    program: _Program
+    plan: Plan
+    call: RegionCall
+    bases: Bases
+    loops: int
+
+    def statements(self) -> Iterator[Statement]:
+        call, name = self.call, self.call.node.op.name
+        for j, i in call.carries:
+            source, target = (self.plan.slots[v] for v in (call.inputs[i], call.outputs[j]))
+            if source != target:
+                places = (_address(self.bases, source), _address(self.bases, target))
+                yield Copy(*places, source.nbytes)
+        if name == "scan":
+            if call.steps:
+                yield Loop(call.steps, self.body("body", self.loops + 1))
+            return
+        assert call.flag is not None
+        flag = self.address(call.flag)
+        if name == "while":
+            yield While(self.body("condition"), flag, self.body("body"))
+        else:
+            yield Branch(flag, self.body("then"), self.body("otherwise"))
+
+    def body(self, name: str, loops: int | None = None) -> tuple[Statement, ...]:
+        body = self.call.bodies[name]
+        bases = {block: self.address(window) for block, window in body.blocks.items()}
+        inside = self.program.plan(body.plan, bases, self.loops if loops is None else loops)
+        return (*map(self.move, body.before), *inside, *map(self.move, body.after))
+
+    def move(self, move: Move) -> Copy:
+        return Copy(self.address(move.source), self.address(move.target), move.nbytes)
+
+    def address(self, window: Window) -> Address:
+        block = _address(self.bases, self.plan.slots[self.call.value(window)])
+        return block.plus(window.offset).stepped(self.loops, window.stride)
 
 
-def _is_aliased(plan: Plan, kernel: Kernel) -> bool:
-    return any(plan.in_place(call) for call in plan.calls if call.kernel is kernel)
-
-
-def _copy_kernel(name: str, nbytes: int) -> PrimFunc:
-    source, target = (emit.buffer(n, (max(nbytes, 1),), "uint8") for n in ("source", "target"))
-    body = emit.strips(nbytes, 64, lambda i: emit.store(target, (i,), source[i]))
-    return emit.kernel(name, (source, target), body)
+def _address(bases: Bases, slot: Slot) -> Address:
+    return bases[slot.space, slot.index].plus(slot.offset)
 
 
 # --- kernels ---------------------------------------------------------------------------------

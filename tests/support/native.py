@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from hornfels.codegen.tvm import emit
-from hornfels.codegen.tvm.build import Call, build
+from hornfels.codegen.tvm.build import build
 from hornfels.codegen.tvm.emit import Buffer, PrimFunc, Stmt
+from hornfels.codegen.tvm.entry import Address, Call
 from hornfels.codegen.tvm.target import Machine, parse_target
 
 TARGET = parse_target("cpu")
@@ -45,7 +46,7 @@ def run_function(function: PrimFunc, arrays: Sequence[np.ndarray]) -> None:
     if emit.workspace_bytes(function):
         # NaN: what a kernel reads before it wrote it must not matter.
         arrays.append(aligned(np.full(emit.workspace_bytes(function), 0xFF, np.uint8)))
-    call = Call("kernel", tuple((index, 0) for index in range(len(arrays))))
+    call = Call("kernel", tuple(map(Address, range(len(arrays)))))
     build({"kernel": function}, [call], TARGET).run([array.ctypes.data for array in arrays])
     assert all(guard_holds(array) for array in arrays)
 

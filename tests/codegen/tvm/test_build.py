@@ -7,7 +7,8 @@ import pytest
 from native import TARGET, aligned, run_function
 
 from hornfels.codegen.tvm import emit
-from hornfels.codegen.tvm.build import Call, build
+from hornfels.codegen.tvm.build import build
+from hornfels.codegen.tvm.entry import Address, Call
 from hornfels.codegen.tvm.target import host_cores, host_machine, parse_target
 from hornfels.ir.errors import LoweringError
 
@@ -23,7 +24,8 @@ def test_calls_run_in_order_at_their_offsets():
     arena = aligned(np.zeros(3 * 64, np.float32))
     arena[:37] = np.arange(37)
     kernels = {"one": add(1.0), "ten": add(10.0)}
-    calls = [Call("one", ((0, 0), (0, 256))), Call("ten", ((0, 256), (0, 512)))]
+    places = [Address(0), Address(0, 256), Address(0, 512)]
+    calls = [Call("one", (*places[:2],)), Call("ten", (*places[1:],))]
     build(kernels, calls, TARGET).run([arena.ctypes.data])
     np.testing.assert_array_equal(arena[64:101], np.arange(37) + 1)
     np.testing.assert_array_equal(arena[128:165], np.arange(37) + 11)
@@ -33,13 +35,13 @@ def test_calls_run_in_order_at_their_offsets():
 def test_parts_give_the_same_program(parts):
     arena = aligned(np.zeros(64, np.float32))
     kernels = {f"add{n}": add(float(n)) for n in range(6)}
-    calls = [Call(f"add{n}", ((0, 0), (0, 0))) for n in (0, 1, 2, 3, 4, 5, 1)]
+    calls = [Call(f"add{n}", (Address(0), Address(0))) for n in (0, 1, 2, 3, 4, 5, 1)]
     build(kernels, calls, TARGET, parts=parts).run([arena.ctypes.data])
     np.testing.assert_array_equal(arena[:37], np.full(37, 16.0))
 
 
 def test_equal_kernels_are_compiled_once():
-    calls = [Call(name, ((0, 0), (0, 256))) for name in ("a", "b", "c")]
+    calls = [Call(name, (Address(0), Address(0, 256))) for name in ("a", "b", "c")]
     program = build({"a": add(1.0), "b": add(1.0), "c": add(2.0)}, calls, TARGET)
     defined = [line for line in program.source().splitlines() if line.startswith("define")]
     names = [name for name in "abc" if any(f"@{name}(" in line for line in defined)]
@@ -137,8 +139,8 @@ def test_errors_name_the_fault():
     with pytest.raises(LoweringError, match="unknown kernel 'nobody'"):
         build({"one": add(1.0)}, [Call("nobody", ())], TARGET)
     with pytest.raises(LoweringError, match="'one' takes 2 pointers, got 1"):
-        build({"one": add(1.0)}, [Call("one", ((0, 0),))], TARGET)
-    program = build({"one": add(1.0)}, [Call("one", ((0, 0), (1, 0)))], TARGET)
+        build({"one": add(1.0)}, [Call("one", (Address(0),))], TARGET)
+    program = build({"one": add(1.0)}, [Call("one", (Address(0), Address(1)))], TARGET)
     with pytest.raises(ValueError, match="needs 2 pointers, got 1"):
         program.run([0])
 

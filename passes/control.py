@@ -1,0 +1,145 @@
+"""Control flow in plans: where the blocks of a region's bodies lie.
+
+A body is planned as a graph whose carries are state, so that it updates them in place. What it
+reads and writes is a window of what the region's call reads and writes:
+
+    %c, %ys = scan[body=step, carry=1, stacked=1, length=8](%c0, %xs, %w)
+
+    state[0] of step    the block of %c, into which %c0 is copied first
+    input[0]            slice i of %xs in step i
+    input[1]            %w
+    output[0]           slice i of %ys in step i
+    arena               the call's frame
+
+Native code reads and writes at multiples of `ALIGNMENT` bytes. A slice that begins elsewhere is
+copied to the frame before a step, or from there after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..ir.graph import Graph, Node, Value
+from ..ir.types import TensorType, boolean, u8
+from .plan import ALIGNMENT, Body, Move, Plan, RegionCall, Space, Window, align
+
+PlanBody = Callable[[Graph], Plan]
+
+
+def region_call(node: Node, plan_body: PlanBody) -> RegionCall:
+    """The call of a node of kind "region"; `plan_body` plans a static graph."""
+    return _Region(node, plan_body).call()
+
+
+class _Region:
+    """Collects the bodies of a node, the constants that they read, and the size of the frame."""
+
+    def __init__(self, node: Node, plan_body: PlanBody) -> None:
+        self.node = node
+        self.plan_body = plan_body
+        self.inputs = list(node.inputs)
+        self.frame_bytes = 0
+        self.bodies: dict[str, Body] = {}
+        self.carries: tuple[tuple[int, int], ...] = ()
+        self.flag: Window | None = None
+
+    def call(self) -> RegionCall:
+        {"scan": self._scan, "while": self._while, "cond": self._cond}[self.node.op.name]()
+        frame = Value(TensorType(u8, (self.frame_bytes,)), name="frame")
+        return RegionCall(self.node, tuple(self.inputs), (*self.node.outputs, frame),
+                          self.carries, self.bodies, self.flag)  # fmt: skip
+
+    def frame(self, offset: int) -> Window:
+        return Window("output", len(self.node.outputs), offset)
+
+    def _scan(self) -> None:
+        body, carry = self.node.attrs["body"], self.node.attrs["carry"]
+        self.carries = tuple((i, i) for i in range(carry))
+        states = [Window("output", i) for i in range(carry)]
+        end = carry + self.node.attrs["stacked"]
+        slices = [_slice("input", i, body.inputs[i]) for i in range(carry, end)]
+        shared = [Window("input", i) for i in range(end, len(self.node.inputs))]
+        results = [_slice("output", i, v) for i, v in enumerate(body.outputs)]
+        self._add("body", [*states, *slices, *shared], [*states, *results[carry:]])
+
+    def _while(self) -> None:
+        carry = self.node.attrs["carry"]
+        self.carries = tuple((i, i) for i in range(carry))
+        states = [Window("output", i) for i in range(carry)]
+        shared = [Window("input", i) for i in range(carry, len(self.node.inputs))]
+        self.flag = self.frame(0)
+        self._add("condition", [*states, *shared], [self.flag], reserved=boolean().nbytes)
+        self._add("body", [*states, *shared], states)
+
+    def _cond(self) -> None:
+        """An output that some branch returns as it came in is a carry: begun as that operand."""
+        self.flag = Window("input", 0)
+        carries: dict[int, int] = {}
+        for region in self.node.regions.values():
+            for j, result in enumerate(region.outputs):
+                if result in region.inputs and j not in carries:
+                    operand = 1 + region.inputs.index(result)
+                    if operand not in carries.values():
+                        carries[j] = operand
+        self.carries = tuple(sorted(carries.items()))
+        begun = {operand: j for j, operand in carries.items()}
+        reads = [
+            Window("output", begun[i]) if i in begun else Window("input", i)
+            for i in range(1, len(self.node.inputs))
+        ]
+        writes = [Window("output", j) for j in range(len(self.node.outputs))]
+        for name in self.node.regions:
+            self._add(name, reads, writes)
+
+    def _add(
+        self, name: str, reads: Sequence[Window], writes: Sequence[Window], reserved: int = 0
+    ) -> None:
+        """Plan a body; what it reads and writes in the same window is its state.
+
+        `reserved` bytes at the begin of the frame are not the arena's.
+        """
+        region = self.node.regions[name]
+        body = _split(region, reads, writes)
+        plan = self.plan_body(body)
+        windows = dict(zip(region.inputs, reads, strict=True))
+        blocks: dict[tuple[Space, int], Window] = {}
+        for i, value in enumerate(body.state):
+            blocks["state", i] = windows[value]
+        top = align(reserved)
+        moves: dict[str, list[Move]] = {"input": [], "output": []}
+        sliced = [("input", i, v, windows[v]) for i, v in enumerate(body.inputs)]
+        results = [w for w in writes if w not in reads]
+        sliced += [("output", i, body.outputs[i], w) for i, w in enumerate(results)]
+        for space, i, value, window in sliced:
+            blocks[space, i] = window  # type: ignore[index]
+            if window.stride % ALIGNMENT:
+                stage = blocks[space, i] = self.frame(top)  # type: ignore[index]
+                pair = (window, stage) if space == "input" else (stage, window)
+                moves[space].append(Move(*pair, int(value.type.nbytes)))
+                top += align(int(value.type.nbytes))
+        blocks["arena", 0] = self.frame(top)
+        for i, value in _constants(plan).items():
+            blocks["constant", i] = Window("input", len(self.inputs))
+            self.inputs.append(value)
+        self.frame_bytes = max(self.frame_bytes, top + plan.arena_bytes)
+        self.bodies[name] = Body(plan, blocks, tuple(moves["input"]), tuple(moves["output"]))
+
+
+def _slice(side: str, index: int, value: Value) -> Window:
+    return Window(side, index, 0, int(value.type.nbytes))  # type: ignore[arg-type]
+
+
+def _split(region: Graph, reads: Sequence[Window], writes: Sequence[Window]) -> Graph:
+    """The body with what is carried as state."""
+    state = {w: v for w, v in zip(reads, region.inputs, strict=True) if w in writes}
+    inputs = [v for v in region.inputs if v not in state.values()]
+    updates = [(state[w], v) for w, v in zip(writes, region.outputs, strict=True) if w in state]
+    results = zip(writes, region.output_names, region.outputs, strict=True)
+    outputs = {name: v for w, name, v in results if w not in state}
+    return Graph.make(region.name, inputs, state.values(), outputs, updates)
+
+
+def _constants(plan: Plan) -> dict[int, Value]:
+    """The constants that a plan reads, by their position in `Plan.constants`."""
+    slots = plan.slots.items()
+    return {slot.index: v for v, slot in slots if slot.space == "constant" and v.is_constant}
