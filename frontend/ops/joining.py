@@ -9,10 +9,11 @@ import numpy as np
 
 from ...ir import sugar
 from ...ir.errors import ShapeError
+from ...ir.graph import Value
 from ...ir.op import get as primitive
+from ...ir.types import Size
 from ..operation import operation
 from .core import tensor
-from .shapes import ravel, reshape
 
 
 @operation
@@ -42,40 +43,104 @@ def stack(x: Any, axis: int = 0) -> Any:
 @operation
 def split(x: Any, indices_or_sections: Any, axis: int = 0) -> Any:
     """Equal parts along `axis`, or parts that begin at the given positions."""
+    return _split("split", tensor(x), indices_or_sections, axis, equal=True)
+
+
+@operation
+def array_split(x: Any, indices_or_sections: Any, axis: int = 0) -> Any:
+    """Parts along `axis` as equal as can be, the larger ones first, or at given positions."""
+    return _split("array_split", tensor(x), indices_or_sections, axis, equal=False)
+
+
+@operation
+def hsplit(x: Any, indices_or_sections: Any) -> Any:
+    """Parts from left to right: along axis 1, or 0 of a vector."""
     x = tensor(x)
-    axis = sugar.normalize_axis("split", axis, x.ndim)
+    return _split("hsplit", x, indices_or_sections, 0 if x.ndim == 1 else 1, equal=True)
+
+
+@operation
+def vsplit(x: Any, indices_or_sections: Any) -> Any:
+    """Parts from top to bottom: along axis 0."""
+    return _split("vsplit", tensor(x), indices_or_sections, 0, equal=True)
+
+
+@operation
+def dsplit(x: Any, indices_or_sections: Any) -> Any:
+    """Parts along the depth: axis 2."""
+    return _split("dsplit", tensor(x), indices_or_sections, 2, equal=True)
+
+
+def _split(name: str, x: Value, at: Any, axis: int, equal: bool) -> list[Value]:
+    axis = sugar.normalize_axis(name, axis, x.ndim)
     size = x.shape[axis]
-    if isinstance(indices_or_sections, int):
-        parts = indices_or_sections
-        if parts < 1 or int(size) % parts:
-            raise ShapeError(
-                f"split: {parts} equal parts must fit size {size} of axis {axis}, got {x.type}"
-            )
-        bounds = [int(size) // parts * i for i in range(parts)] + [size]
+    if isinstance(at, int | np.integer):
+        bounds = _even_bounds(name, x, int(at), axis, equal)
     else:
-        bounds = [0, *(int(i) for i in indices_or_sections), size]
+        positions = [int(i) for i in at]
+        if isinstance(size, int):
+            positions = [slice(i, None).indices(size)[0] for i in positions]
+        bounds = [0, *positions, size]
     before = (slice(None),) * axis
-    return [x[(*before, slice(a, b))] for a, b in itertools.pairwise(bounds)]
+    pairs = itertools.pairwise(bounds)
+    return [x[(*before, slice(a, _not_before(a, b)))] for a, b in pairs]
 
 
+def _not_before(start: Size, stop: Size) -> Size:
+    return max(start, stop) if isinstance(start, int) and isinstance(stop, int) else stop
+
+
+def _even_bounds(name: str, x: Value, parts: int, axis: int, equal: bool) -> list[Size]:
+    size = int(x.shape[axis])
+    if parts < 1 or (equal and size % parts):
+        raise ShapeError(
+            f"{name}: {parts} equal parts must fit size {size} of axis {axis}, got {x.type}"
+        )
+    larger = size % parts
+    return [size // parts * i + min(i, larger) for i in range(parts + 1)]
+
+
+@operation
 def vstack(xs: Any) -> Any:
     """Tensors one below the other."""
-    return concatenate([reshape(x, (1, -1)) if len(np.shape(x)) < 2 else x for x in xs], axis=0)
+    rows = [tensor(x) for x in xs]
+    return _joined([sugar.reshape(x, (1, -1)) if x.ndim < 2 else x for x in rows], 0)
 
 
+@operation
 def hstack(xs: Any) -> Any:
     """Tensors next to each other: along axis 1, or 0 if they have one axis."""
-    xs = [reshape(x, (1,)) if not len(np.shape(x)) else x for x in xs]
-    return concatenate(xs, axis=0 if len(xs[0].shape) == 1 else 1)
+    columns = [tensor(x) for x in xs]
+    columns = [sugar.reshape(x, (1,)) if x.ndim == 0 else x for x in columns]
+    return _joined(columns, 0 if columns[0].ndim == 1 else 1)
 
 
+@operation
+def dstack(xs: Any) -> Any:
+    """Tensors behind each other: along axis 2, with vectors as rows."""
+    layers = []
+    for item in xs:
+        x = tensor(item)
+        x = sugar.reshape(x, (1, -1)) if x.ndim < 2 else x
+        layers.append(sugar.reshape(x, (*x.shape, 1)) if x.ndim == 2 else x)
+    return _joined(layers, 2)
+
+
+@operation
 def append(x1: Any, x2: Any, axis: int | None = None) -> Any:
     """`x2` after `x1` along `axis`; both flat by default."""
+    parts = [tensor(x1), tensor(x2)]
     if axis is None:
-        return concatenate([ravel(x1), ravel(x2)], axis=0)
-    return concatenate([x1, x2], axis=axis)
+        return _joined([sugar.reshape(x, (x.type.size,)) for x in parts], 0)
+    return _joined(parts, sugar.normalize_axis("append", axis, parts[0].ndim))
+
+
+def _joined(xs: list[Value], axis: int) -> Value:
+    values = sugar.common(*xs)
+    return values[0] if len(values) == 1 else primitive("concat")(*values, axis=axis)
 
 
 __all__ = [
-    "append", "concatenate", "hstack", "split", "stack", "vstack",
+    "append", "array_split", "concatenate", "dsplit", "dstack", "hsplit", "hstack", "split",
+    "stack", "vsplit", "vstack",
 ]  # fmt: skip

@@ -155,7 +155,41 @@ def _rolled(x: Value, shift: int, axis: int) -> Value:
     return primitive("concat")(*parts, axis=axis)
 
 
+@operation
+def fliplr(x: Any) -> Any:
+    """The columns in reverse order: axis 1."""
+    x = tensor(x)
+    return primitive("reverse")(x, axes=(sugar.normalize_axis("fliplr", 1, x.ndim),))
+
+
+@operation
+def flipud(x: Any) -> Any:
+    """The rows in reverse order: axis 0."""
+    x = tensor(x)
+    return primitive("reverse")(x, axes=(sugar.normalize_axis("flipud", 0, x.ndim),))
+
+
+@operation
+def rot90(array: Any, k: int = 1, axes: Sequence[int] = (0, 1)) -> Any:
+    """`array` turned by `k` times 90 degrees, from the first towards the second of `axes`."""
+    x = tensor(array)
+    if len(axes) != 2:
+        raise ArgumentError(f"rot90: axes must be two, got {tuple(axes)}")
+    a, b = (sugar.normalize_axis("rot90", axis, x.ndim) for axis in axes)
+    if a == b:
+        raise ShapeError(f"rot90: axes must differ, got {tuple(axes)}")
+    reverse = primitive("reverse")
+    order = list(range(x.ndim))
+    order[a], order[b] = b, a
+    turns = k % 4
+    if turns == 1:
+        return sugar.transpose(reverse(x, axes=(b,)), order)
+    if turns == 2:
+        return reverse(x, axes=tuple(sorted((a, b))))
+    return x if turns == 0 else reverse(sugar.transpose(x, order), axes=(b,))
+
+
 __all__ = [
-    "broadcast_to", "expand_dims", "flip", "moveaxis", "ravel", "repeat", "reshape", "roll",
-    "squeeze", "swapaxes", "tile", "transpose",
+    "broadcast_to", "expand_dims", "flip", "fliplr", "flipud", "moveaxis", "ravel", "repeat",
+    "reshape", "roll", "rot90", "squeeze", "swapaxes", "tile", "transpose",
 ]  # fmt: skip
