@@ -19,11 +19,15 @@ from ..ir.graph import Graph
 from ..ir.rewrite import Report, Rewriter, Rule
 from .rules.algebra import ALGEBRA
 from .rules.contraction import CONTRACTION
+from .rules.motion import MOTION
 from .rules.reduction import REDUCTION
 from .rules.shape import SHAPE
 from .rules.sinking import SINKING
+from .rules.strength import STRENGTH
 
-RULES: tuple[Rule, ...] = (*ALGEBRA, *SHAPE, *REDUCTION, *CONTRACTION, *SINKING)
+RULES: tuple[Rule, ...] = (
+    *ALGEBRA, *STRENGTH, *SHAPE, *REDUCTION, *CONTRACTION, *SINKING, *MOTION,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
