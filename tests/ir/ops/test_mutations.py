@@ -117,13 +117,13 @@ def test_scalar_off_in_special_values_only_is_refused() -> None:
     "op", [pytest.param(op, id=op.name) for op in REGISTRY.values() if op.name != "stop_gradient"]
 )
 def test_wrong_type_rules_are_refused(op: Op) -> None:
-    def other_dtype(*types: TensorType, **attrs: Any) -> TensorType:
-        (result,) = op.infer(*types, **attrs)
-        return result.with_dtype(f64 if result.dtype == f32 else f32)
+    def other_dtype(*types: TensorType, **attrs: Any) -> tuple[TensorType, ...]:
+        result, *more = op.infer(*types, **attrs)
+        return (result.with_dtype(f64 if result.dtype == f32 else f32), *more)
 
-    def other_shape(*types: TensorType, **attrs: Any) -> TensorType:
-        (result,) = op.infer(*types, **attrs)
-        return result.with_shape((*result.shape, 1))
+    def other_shape(*types: TensorType, **attrs: Any) -> tuple[TensorType, ...]:
+        result, *more = op.infer(*types, **attrs)
+        return (result.with_shape((*result.shape, 1)), *more)
 
     assert refused(conformance.check_types, replace(op, type=other_dtype))
     assert refused(conformance.check_types, replace(op, type=other_shape))
