@@ -29,6 +29,7 @@ from .control import region_call
 from .memory import plan
 from .outline import POINTWISE, Outliner, accesses, is_scalar_constant, members
 from .plan import Call, Plan, RegionCall
+from .precedence import Precedence
 
 ROOTED = frozenset({"contraction", "window", "opaque", "region"})
 RECOMPUTE_COST = 8
@@ -163,9 +164,7 @@ class Group:
 
     outputs: list[Value]
     roots: list[Node]  # reductions, or one other root; none: pointwise
-    mask: int  # one bit, and the bits of the groups that were merged into this one
-    before: int = 0  # bits of the groups that must run before
-    after: int = 0
+    number: int
     alive: bool = True
 
     @property
@@ -194,24 +193,25 @@ class Groups:
         self.graph = graph
         self.stored = choose_stored(graph)
         self.borders = {*self.stored, *_views(graph, self.stored), *_constants(graph)}
-        self.groups: list[Group] = []
+        self._groups: list[Group] = []
         self.of: dict[Value, Group] = {}
         for node in dict.fromkeys(v.node for v in self.stored if v.node):
             roots = [] if node.op.kind in POINTWISE else [node]
             outputs = [v for v in node.outputs if v in self.stored]
-            group = Group(outputs, roots, 1 << len(self.groups))
-            self.groups.append(group)
+            group = Group(outputs, roots, len(self._groups))
+            self._groups.append(group)
             self.of.update(dict.fromkeys(node.outputs, group))
         self.position = {v: i for i, v in enumerate(self.stored)}
         self._reads: dict[Group, dict[Value, bool]] = {}
         self._readers: dict[Value, set[Group]] = {}
-        for group in self.groups:
+        for group in self._groups:
             self._note_reads(group)
-            for source in self.sources(group):
-                group.before |= source.before | source.mask
-        for group in reversed(self.groups):
-            for source in self.sources(group):
-                source.after |= group.after | group.mask
+        self.precedence = Precedence([[s.number for s in self.sources(g)] for g in self._groups])
+
+    @property
+    def groups(self) -> list[Group]:
+        """Those that were not merged into others, in the order of the graph."""
+        return [group for group in self._groups if group.alive]
 
     def reads(self, group: Group) -> dict[Value, bool]:
         """What the group reads from memory: True if only at the element that it computes.
@@ -222,7 +222,7 @@ class Groups:
         if found is None:
             own = set(group.outputs)
             found = {}
-            for value, aligned in accesses(group.outputs, self.borders - own):
+            for value, aligned in accesses(group.outputs, self.borders):
                 value = self.storage(value)
                 if value not in own:
                     found[value] = found.get(value, True) and aligned
@@ -243,8 +243,7 @@ class Groups:
 
     def can_merge(self, a: Group, b: Group) -> bool:
         """Whether no other group stands between the two."""
-        between = (a.after & b.before) | (b.after & a.before)
-        return a is not b and not between & ~(a.mask | b.mask)
+        return a is not b and not self.precedence.between(a.number, b.number)
 
     def merge(self, a: Group, b: Group) -> None:
         """Make `b` a part of `a`."""
@@ -253,23 +252,21 @@ class Groups:
                 self._readers[value].discard(group)
         a.outputs = sorted([*a.outputs, *b.outputs], key=self.position.__getitem__)
         a.roots = [*a.roots, *b.roots]
-        a.mask |= b.mask
-        a.before = (a.before | b.before) & ~a.mask
-        a.after = (a.after | b.after) & ~a.mask
+        self.precedence.merge(a.number, b.number)
         b.alive = False
         self.of.update(dict.fromkeys(b.outputs, a))
-        self.groups.remove(b)
-        for group in self.groups:
-            if a.before & group.mask:
-                group.after |= a.after | a.mask
-            if a.after & group.mask:
-                group.before |= a.before | a.mask
         self._reads.pop(a, None)
         self._note_reads(a)
 
     def _note_reads(self, group: Group) -> None:
         for value in self.reads(group):
             self._readers.setdefault(value, set()).add(group)
+
+    def companions(self, group: Group, size: int | None = None) -> list[Group]:
+        """The groups that read what the group reads too (of `size` elements), in order."""
+        read = (v for v in self.reads(group) if size is None or v.type.size == size)
+        found = {g for v in read for g in self._readers.get(v, ()) if g is not group}
+        return sorted(found, key=lambda g: g.number)
 
     def readers(self, group: Group) -> list[Group]:
         """The groups that read an output of the group, in the order of the graph."""
@@ -360,17 +357,16 @@ def _reads_aligned(groups: Groups, producer: Group, reader: Group) -> bool:
 
 def _merge_reductions(groups: Groups) -> None:
     """Reductions of one shape over the same axes that read something in common share a pass."""
-    found = [g for g in groups.groups if g.form == "reduce"]
-    for i, first in enumerate(found):
-        for second in found[i + 1 :]:
-            if (
-                first.alive
-                and second.alive
-                and _iteration(first) == _iteration(second)
-                and not groups.reads(first).keys().isdisjoint(groups.reads(second))
-                and _independent(groups, first, second)
-            ):
-                groups.merge(first, second)
+    for first in [g for g in groups.groups if g.form == "reduce"]:
+        while first.alive:
+            second = next((
+                g for g in groups.companions(first)
+                if g.form == "reduce" and g.number > first.number
+                and _iteration(first) == _iteration(g) and _independent(groups, first, g)
+            ), None)  # fmt: skip
+            if second is None:
+                break
+            groups.merge(first, second)
 
 
 def _iteration(group: Group) -> tuple[object, ...]:
@@ -381,7 +377,8 @@ def _iteration(group: Group) -> tuple[object, ...]:
 
 
 def _independent(groups: Groups, a: Group, b: Group) -> bool:
-    return a is not b and not (a.before | a.after) & b.mask
+    order = groups.precedence
+    return not order.precedes(a.number, b.number) and not order.precedes(b.number, a.number)
 
 
 def _merge_consumers(groups: Groups, form: str) -> None:
@@ -405,23 +402,21 @@ def _merge_consumers(groups: Groups, form: str) -> None:
 def _merge_siblings(groups: Groups) -> None:
     """Pointwise groups over as many elements that read something in common; single elements all."""
     found = [g for g in groups.groups if g.form == "pointwise"]
-    for i, first in enumerate(found):
-        for second in found[i + 1 :]:
-            if (
-                first.alive
-                and second.alive
-                and first.shape == second.shape
-                and (first.size == 1 or _share_large(groups, first, second))
-                and groups.can_merge(first, second)
-                and _aligned_if_dependent(groups, first, second)
-            ):
-                groups.merge(first, second)
-
-
-def _share_large(groups: Groups, a: Group, b: Group) -> bool:
-    common = groups.reads(a).keys() & groups.reads(b).keys()
-    few = len(a.outputs) + len(b.outputs) <= OUTPUTS
-    return few and any(v.type.size == a.size for v in common)
+    single = [g for g in found if g.size == 1]
+    for first in found:
+        last = first.number
+        while first.alive:
+            others = single if first.size == 1 else groups.companions(first, first.size)
+            second = next((
+                g for g in others
+                if g.alive and g.number > last and g.form == "pointwise" and g.shape == first.shape
+                and (g.size == 1 or len(first.outputs) + len(g.outputs) <= OUTPUTS)
+                and groups.can_merge(first, g) and _aligned_if_dependent(groups, first, g)
+            ), None)  # fmt: skip
+            if second is None:
+                break
+            last = second.number
+            groups.merge(first, second)
 
 
 def _aligned_if_dependent(groups: Groups, a: Group, b: Group) -> bool:
@@ -439,6 +434,9 @@ def _calls(groups: Groups, outliner: Outliner) -> tuple[Call | RegionCall, ...]:
     """Each group as a call that stores what others read."""
     results = {groups.storage(v) for v in groups.graph.results}
     read = {v for g in groups.groups for v in groups.reads(g)}
+    shown: dict[Value, list[Value]] = {}  # the views of what is stored
+    for value in groups.borders:
+        shown.setdefault(groups.storage(value), []).append(value)
 
     def plan_body(body: Graph) -> Plan:
         return plan(body, fuse(body, outliner))
@@ -448,12 +446,13 @@ def _calls(groups: Groups, outliner: Outliner) -> tuple[Call | RegionCall, ...]:
         if group.form == "region":
             calls.append(region_call(group.roots[0], plan_body))
             continue
-        own = set(group.outputs)
         outputs = [v for v in group.outputs if v in read or v in results]
         # inner values of the group are computed, not loaded; so are views of them
-        inside = {v for v in groups.borders if groups.storage(v) in own}
+        inside = [v for own in group.outputs for v in shown.get(own, ())]
         root = group.roots[0].op.name if group.roots else "pointwise"
-        calls.append(outliner.call(outputs, groups.borders - inside, root))
+        groups.borders.difference_update(inside)
+        calls.append(outliner.call(outputs, groups.borders, root))
+        groups.borders.update(inside)
     return tuple(calls)
 
 

@@ -125,6 +125,7 @@ class _Homes:
 
     def _place_updates(self) -> None:
         kept = {self.storages.owner(v) for v in self.graph.results}
+        users = _users(self)
         for old, new in self.graph.updates:
             owner = self.storages.owner(new)
             if owner not in self.storages.producer or owner in self.slots or old in kept:
@@ -133,21 +134,19 @@ class _Homes:
             readers = set(self.storages.readers.get(old, ())) - {writer}
             if not self.storages.may_overwrite(owner, old):
                 continue
-            if readers & self._after(writer):
+            if readers & self._after(writer, users):
                 continue
             self.before[writer] |= readers
+            for reader in readers:
+                users[reader].append(writer)
             self.slots[owner] = self.slots[old]
 
-    def _after(self, call: int) -> set[int]:
+    def _after(self, call: int, users: list[list[int]]) -> set[int]:
         """The calls that must run after `call`."""
-        users: dict[int, list[int]] = {}
-        for i, sources in enumerate(self.before):
-            for source in sources:
-                users.setdefault(source, []).append(i)
         found: set[int] = set()
         stack = [call]
         while stack:
-            for user in users.get(stack.pop(), ()):
+            for user in users[stack.pop()]:
                 if user not in found:
                     found.add(user)
                     stack.append(user)
@@ -259,23 +258,19 @@ def pack(buffers: Iterable[Buffer]) -> int:
 
 
 def _pack_in_order(buffers: Sequence[Buffer]) -> int:
-    placed: list[Buffer] = []
-    total = 0
-    for buffer in buffers:
+    starts, ends, offsets, tops = (np.zeros(len(buffers), np.int64) for _ in range(4))
+    for count, buffer in enumerate(buffers):
         size = align(buffer.nbytes)
-        top, best = 0, None
-        for other in placed:  # sorted by offset
-            if not other.overlaps(buffer):
-                continue
-            gap = other.offset - top
-            if gap >= size and (best is None or gap < best[0]):
-                best = (gap, top)
-            top = max(top, other.offset + align(other.nbytes))
-        buffer.offset = best[1] if best else top
-        total = max(total, buffer.offset + size)
-        placed.append(buffer)
-        placed.sort(key=lambda b: b.offset)
-    return total
+        (meet,) = np.nonzero((starts[:count] <= buffer.end) & (ends[:count] >= buffer.start))
+        meet = meet[np.argsort(offsets[meet], kind="stable")]
+        filled = np.maximum.accumulate(np.append(0, tops[meet]))
+        gaps = offsets[meet] - filled[:-1]
+        (fitting,) = np.nonzero(gaps >= size)
+        chosen = fitting[np.argmin(gaps[fitting])] if fitting.size else -1  # or behind all
+        buffer.offset = int(filled[chosen])
+        starts[count], ends[count] = buffer.start, buffer.end
+        offsets[count], tops[count] = buffer.offset, buffer.offset + size
+    return int(tops.max(initial=0))
 
 
 def lower_bound(buffers: Iterable[Buffer]) -> int:

@@ -30,7 +30,11 @@ def members(outputs: Sequence[Value], borders: Collection[Value]) -> tuple[Node,
             top, pending = stack[-1]
             for value in pending:
                 inner = value.node
-                if inner is not None and inner not in order and value not in borders:
+                if (
+                    inner is not None
+                    and inner not in order
+                    and (value in own or value not in borders)
+                ):
                     stack.append((inner, iter(inner.inputs)))
                     break
             else:
@@ -38,7 +42,6 @@ def members(outputs: Sequence[Value], borders: Collection[Value]) -> tuple[Node,
                 stack.pop()
 
     own = set(outputs)
-    borders = set(borders) - own
     for value in outputs:
         if value.node is not None and value.node not in order:
             visit(value.node)

@@ -236,7 +236,7 @@ def test_peak_is_the_last_byte_that_is_used():
 
 
 def test_writing_over_state_too_early_is_caught(monkeypatch):
-    monkeypatch.setattr(memory._Homes, "_after", lambda self, call: set())
+    monkeypatch.setattr(memory._Homes, "_after", lambda self, call, users: set())
     with pytest.raises(AssertionError):
         test_a_reader_that_needs_the_update_keeps_the_old_state()
 
