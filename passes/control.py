@@ -105,14 +105,14 @@ class _Region:
         blocks: dict[tuple[Space, int], Window] = {}
         for i, value in enumerate(body.state):
             blocks["state", i] = windows[value]
-        top = align(reserved)
+        top, used = align(reserved), plan.used_blocks
         moves: dict[str, list[Move]] = {"input": [], "output": []}
         sliced = [("input", i, v, windows[v]) for i, v in enumerate(body.inputs)]
         results = [w for w in writes if w not in reads]
         sliced += [("output", i, body.outputs[i], w) for i, w in enumerate(results)]
         for space, i, value, window in sliced:
             blocks[space, i] = window  # type: ignore[index]
-            if window.stride % ALIGNMENT:
+            if window.stride % ALIGNMENT and (space, i) in used:
                 stage = blocks[space, i] = self.frame(top)  # type: ignore[index]
                 pair = (window, stage) if space == "input" else (stage, window)
                 moves[space].append(Move(*pair, int(value.type.nbytes)))

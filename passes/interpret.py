@@ -80,6 +80,8 @@ class _Memory:
 def _run(memory: _Memory) -> None:
     """Run a plan in its memory."""
     plan = memory.plan
+    for copy in plan.first:
+        memory.bytes(copy.target)[:] = memory.bytes(copy.source)
     for call in plan.calls:
         if isinstance(call, RegionCall):
             _check_region(plan, call)
@@ -161,7 +163,8 @@ def _block(
     """The bytes of a block of a body: no more than it may touch."""
     space, index = key
     graph = body.plan.graph
-    if (window.offset + step * window.stride) % ALIGNMENT:
+    begin = window.offset + step * window.stride
+    if begin % ALIGNMENT and key in body.plan.used_blocks:
         raise VerifyError(f"plan {graph.name}: {window} must begin at a multiple of {ALIGNMENT}")
     if space == "arena":
         nbytes = body.plan.arena_bytes

@@ -124,7 +124,7 @@ class _Homes:
                 self.slots[owner] = Slot("output", i, 0, owner.type.nbytes)
 
     def _place_updates(self) -> None:
-        kept = {self.storages.owner(v) for v in self.graph.results}
+        kept = {self.storages.owner(new) for _, new in self.graph.updates}
         users = _users(self)
         for old, new in self.graph.updates:
             owner = self.storages.owner(new)
@@ -298,13 +298,15 @@ def _place(homes: _Homes, order: Sequence[int]) -> Plan:
         for value in buffer.values:
             slots[value] = Slot("arena", 0, buffer.offset, value.type.nbytes)
     stage = {v: Slot("arena", 0, b.offset, b.nbytes) for v, b in staged.items()}
-    copies = [Copy(slots[v], target) for v, target in to_outputs]
+    computed = storages.producer
+    first = [Copy(slots[v], target) for v, target in to_outputs if v not in computed]
+    copies = [Copy(slots[v], target) for v, target in to_outputs if v in computed]
     copies += [Copy(slots[v], slot) for v, slot in stage.items()]
     copies += [Copy(stage.get(v) or slots[v], target) for v, target in to_state]
     shown = [v for call in storages.calls for v in call.inputs] + list(graph.results)
     slots.update({v: slots[storages.owner(v)] for v in shown})
     calls = tuple(storages.calls[i] for i in order)
-    return Plan(graph, calls, slots, constants, arena_bytes, tuple(copies))
+    return Plan(graph, calls, slots, constants, arena_bytes, tuple(first), tuple(copies))
 
 
 def _place_constants(storages: _Storages, slots: dict[Value, Slot]) -> tuple[np.ndarray, ...]:

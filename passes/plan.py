@@ -89,7 +89,8 @@ class Body:
     plan : Plan
         Of the body with what it carries as state. Its constants are operands of the call.
     blocks : mapping of (space, index) to Window
-        For each block that `plan` has slots in; all begin at multiples of `ALIGNMENT`.
+        For each block that `plan` has slots in; those that calls use begin at multiples of
+        `ALIGNMENT`.
     before, after : tuple of Move
         Copies that run before and after `plan`, of slices that lie at no such multiple.
     """
@@ -183,7 +184,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Copy:
-    """`target = source`, byte by byte, after all calls; the two never overlap."""
+    """`target = source`, byte by byte, before or after all calls; the two never overlap."""
 
     source: Slot
     target: Slot
@@ -193,7 +194,8 @@ class Copy:
 class Plan:
     """A planned graph.
 
-    To run it: allocate `arena_bytes` (aligned), run `calls` in order, then `copies` in order.
+    To run it: allocate `arena_bytes` (aligned), do the copies in `first`, run `calls` in order,
+    then `copies` in order.
 
     Values of equal slots share memory on purpose. Two cases matter to who generates code:
 
@@ -216,6 +218,8 @@ class Plan:
     arena_bytes : int
         Exact size of the arena: the peak of what the program needs beside inputs, state,
         outputs and constants.
+    first : tuple of Copy
+        For outputs that no call computes, such as a state as it was before.
     copies : tuple of Copy
         For results that cannot be computed where they belong.
     """
@@ -225,6 +229,7 @@ class Plan:
     slots: Mapping[Value, Slot]
     constants: tuple[np.ndarray, ...]
     arena_bytes: int
+    first: tuple[Copy, ...] = ()
     copies: tuple[Copy, ...] = ()
 
     @property
@@ -240,6 +245,12 @@ class Plan:
                 continue
             for body in call.bodies.values():
                 yield from body.plan.kernel_calls()
+
+    @property
+    def used_blocks(self) -> set[tuple[Space, int]]:
+        """The blocks that calls read or write; what is not among them is only copied."""
+        values = (v for call in self.calls for v in (*call.inputs, *call.outputs))
+        return {(self.slots[v].space, self.slots[v].index) for v in values}
 
     def in_place(self, call: Call | RegionCall) -> tuple[tuple[int, int], ...]:
         """Pairs of an output's and an input's position in `call` that share a slot."""
@@ -258,8 +269,10 @@ class Plan:
     def _lines(self) -> Iterator[str]:
         yield (
             f"plan {self.graph.name}: {len(self.calls)} calls of {len(self.kernels)} kernels, "
-            f"arena {self.arena_bytes} bytes, {len(self.copies)} copies"
+            f"arena {self.arena_bytes} bytes, {len(self.first) + len(self.copies)} copies"
         )
+        for copy in self.first:
+            yield f"  first copy {copy.source.place} -> {copy.target}"
         for call in self.calls:
             operands = ", ".join(f"{v.type} {self.slots[v].place}" for v in call.inputs)
             results = ", ".join(f"{v.type} {self.slots[v].place}" for v in call.outputs)

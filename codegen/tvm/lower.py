@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Value
+from ...passes import plan as plans
 from ...passes.plan import Call, Kernel, Move, Plan, RegionCall, Slot, Space, Window, align
 from . import build, emit, entry
 from .emit import Buffer, PrimFunc, Stmt
@@ -99,15 +100,17 @@ class _Program:
 
     def plan(self, plan: Plan, bases: Bases, loops: int = 0) -> tuple[Statement, ...]:
         """The statements of a plan whose blocks lie at `bases`, inside of so many loops."""
-        statements: list[Statement] = []
+        statements: list[Statement] = [self.copy(copy, bases) for copy in plan.first]
         for call in plan.calls:
             if isinstance(call, Call):
                 statements.append(self.kernel(plan, call, bases))
             else:
                 statements += _RegionProgram(self, plan, call, bases, loops).statements()
-        statements += [Copy(_address(bases, c.source), _address(bases, c.target), c.source.nbytes)
-                       for c in plan.copies]  # fmt: skip
-        return tuple(statements)
+        return (*statements, *(self.copy(copy, bases) for copy in plan.copies))
+
+    def copy(self, copy: plans.Copy, bases: Bases) -> Copy:
+        places = (_address(bases, slot) for slot in (copy.source, copy.target))
+        return Copy(*places, copy.source.nbytes)
 
     def kernel(self, plan: Plan, call: Call, bases: Bases) -> entry.Call:
         slots = [plan.slots[v] for v in (*call.inputs, *call.outputs)]
