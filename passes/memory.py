@@ -99,7 +99,7 @@ class _Storages:
         owners = [self.owner(v) for v in call.inputs]
         begins = {call.outputs[j]: owners[i] for j, i in call.carries}
         operand = begins.get(output)
-        return operand if operand and owners.count(operand) == 1 else None
+        return operand if owners.count(operand) == 1 else None  # type: ignore[arg-type]
 
 
 class _Homes:
