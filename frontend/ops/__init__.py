@@ -6,6 +6,7 @@ array([4., 5.], dtype=float32)
 
 from . import activation as _activation
 from . import arithmetic as _arithmetic
+from . import attention as _attention
 from . import complex as _complex
 from . import convolution as _convolution
 from . import core as _core
@@ -19,10 +20,12 @@ from . import normalization as _normalization
 from . import products as _products
 from . import reduce as _reduce
 from . import shapes as _shapes
+from . import spatial as _spatial
 from . import special as _special
 from . import windows as _windows
 from .activation import *  # noqa: F403
 from .arithmetic import *  # noqa: F403
+from .attention import *  # noqa: F403
 from .complex import *  # noqa: F403
 from .convolution import *  # noqa: F403
 from .core import *  # noqa: F403
@@ -36,13 +39,14 @@ from .normalization import *  # noqa: F403
 from .products import *  # noqa: F403
 from .reduce import *  # noqa: F403
 from .shapes import *  # noqa: F403
+from .spatial import *  # noqa: F403
 from .special import *  # noqa: F403
 from .windows import *  # noqa: F403
 
 _FAMILIES = (
-    _activation, _arithmetic, _complex, _convolution, _core, _creation, _crossentropy,
-    _diagonals, _einsum, _indexing, _joining, _normalization, _products, _reduce, _shapes,
-    _special, _windows,
+    _activation, _arithmetic, _attention, _complex, _convolution, _core, _creation,
+    _crossentropy, _diagonals, _einsum, _indexing, _joining, _normalization, _products,
+    _reduce, _shapes, _spatial, _special, _windows,
 )  # fmt: skip
 
 __all__ = sorted({name for family in _FAMILIES for name in family.__all__})

@@ -194,7 +194,12 @@ def glu(x: Any, axis: int = -1) -> Any:
 @operation
 def softmax(x: Any, axis: Any = -1) -> Any:
     """Exponentials divided by their sum along `axis` (one axis or several)."""
-    exponentials, total = _exponentials(floating(x), axis)
+    return softmax_of(floating(x), axis)
+
+
+def softmax_of(x: Value, axis: Any) -> Value:
+    """`softmax` on a Value."""
+    exponentials, total = _exponentials(x, axis)
     return exponentials / total
 
 

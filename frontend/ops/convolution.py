@@ -21,7 +21,7 @@ from .core import floating, tensor
 Padding = tuple[tuple[int, int], ...]
 
 
-def _per_axis(op: str, name: str, value: Any, rank: int) -> tuple[int, ...]:
+def per_axis(op: str, name: str, value: Any, rank: int) -> tuple[int, ...]:
     """One int for each spatial axis."""
     values = (value,) * rank if isinstance(value, int) else tuple(int(v) for v in value)
     if len(values) != rank or any(v < 1 for v in values):
@@ -29,7 +29,7 @@ def _per_axis(op: str, name: str, value: Any, rank: int) -> tuple[int, ...]:
     return values
 
 
-def _channels_last(x: Value, data_format: str | None, function: Callable[[Value], Value]) -> Value:
+def channels_last(x: Value, data_format: str | None, function: Callable[[Value], Value]) -> Value:
     """Run `function` on a tensor with channels last, whatever the layout of `x`."""
     if config.standardize_data_format(data_format) == "channels_last":
         return function(x)
@@ -38,7 +38,7 @@ def _channels_last(x: Value, data_format: str | None, function: Callable[[Value]
     return sugar.transpose(result, (0, last, *range(1, last)))
 
 
-def _window_padding(
+def window_padding(
     op: str, padding: str, sizes: Sequence[Size], window: tuple[int, ...],
     strides: tuple[int, ...], dilation: tuple[int, ...],
 ) -> Padding:  # fmt: skip
@@ -87,8 +87,8 @@ def conv(
     rank = _require_image("conv", x)
     if w.ndim != rank + 2:
         raise ShapeError(f"conv: kernel must have rank {rank + 2}, got {w.type}")
-    strides = _per_axis("conv", "strides", strides, rank)
-    dilation = _per_axis("conv", "dilation_rate", dilation_rate, rank)
+    strides = per_axis("conv", "strides", strides, rank)
+    dilation = per_axis("conv", "dilation_rate", dilation_rate, rank)
 
     def run(x: Value) -> Value:
         channels, taken = int(x.shape[-1]), int(w.shape[-2])
@@ -100,13 +100,70 @@ def conv(
         if padding == "causal" and rank == 1:
             pads: Padding = (((window[0] - 1) * dilation[0], 0),)
         else:
-            pads = _window_padding("conv", padding, x.shape[1:-1], window, strides, dilation)
+            pads = window_padding("conv", padding, x.shape[1:-1], window, strides, dilation)
         return primitive("conv")(
             x, w, strides=strides, padding=pads, input_dilation=(1,) * rank,
             kernel_dilation=dilation, groups=channels // taken,
         )  # fmt: skip
 
-    return _channels_last(x, data_format, run)
+    return channels_last(x, data_format, run)
+
+
+@operation
+def conv_transpose(
+    inputs: Any, kernel: Any, strides: Any = 1, padding: str = "valid",
+    output_padding: Any = None, data_format: str | None = None, dilation_rate: Any = 1,
+) -> Any:  # fmt: skip
+    """The transpose of a convolution: what its gradient does to its output.
+
+    Parameters
+    ----------
+    inputs : tensor of shape `(batch, *spatial, channels)`
+        Or `(batch, channels, *spatial)` with `data_format="channels_first"`.
+    kernel : tensor of shape `(*window, filters, channels)`
+    strides, dilation_rate : int or one for each spatial axis
+    padding : str
+        `valid` or `same`: sizes become `size * stride`, with `valid` more by what the window
+        reaches over.
+    output_padding : int or one for each spatial axis, optional
+        Elements at the end of each axis, in place of those that `padding` gives.
+    """
+    x, w = sugar.common(floating(inputs), floating(kernel))
+    rank = _require_image("conv_transpose", x)
+    if w.ndim != rank + 2:
+        raise ShapeError(f"conv_transpose: kernel must have rank {rank + 2}, got {w.type}")
+    strides = per_axis("conv_transpose", "strides", strides, rank)
+    dilation = per_axis("conv_transpose", "dilation_rate", dilation_rate, rank)
+    extra = (output_padding,) * rank if isinstance(output_padding, int | None) else output_padding
+    reach = [(int(k) - 1) * d + 1 for k, d in zip(w.shape[:-2], dilation, strict=True)]
+    pads = tuple(
+        _transposed_padding(padding, k, s, e) for k, s, e in zip(reach, strides, extra, strict=True)
+    )
+    w = primitive("reverse")(w, axes=tuple(range(rank)))
+    w = sugar.transpose(w, (*range(rank), rank + 1, rank))
+
+    def run(x: Value) -> Value:
+        return primitive("conv")(
+            x, w, strides=(1,) * rank, padding=pads, input_dilation=strides,
+            kernel_dilation=dilation, groups=1,
+        )  # fmt: skip
+
+    return channels_last(x, data_format, run)
+
+
+def _transposed_padding(
+    padding: str, reach: int, stride: int, extra: int | None
+) -> tuple[int, int]:
+    """Zeros before and after the dilated input, of a window that reaches over `reach` elements."""
+    padding = str(padding).lower()
+    if padding == "valid":
+        more = max(stride - reach, 0) if extra is None else extra
+        return reach - 1, reach - 1 + more
+    if padding != "same":
+        raise ArgumentError(f"conv_transpose: padding must be 'valid' or 'same', got {padding!r}")
+    total = stride + reach - 2 if extra is None else reach + reach % 2 - 2 + extra
+    before = min(total - total // 2, reach - 1)
+    return before, total - before
 
 
 @operation
@@ -138,14 +195,14 @@ def max_pool(
     """The largest element of each window of the spatial axes."""
     x = tensor(inputs)
     rank = _require_image("max_pool", x)
-    window = _per_axis("max_pool", "pool_size", pool_size, rank)
-    strides = _per_axis("max_pool", "strides", window if strides is None else strides, rank)
+    window = per_axis("max_pool", "pool_size", pool_size, rank)
+    strides = per_axis("max_pool", "strides", window if strides is None else strides, rank)
 
     def run(x: Value) -> Value:
-        pads = _window_padding("max_pool", padding, x.shape[1:-1], window, strides, (1,) * rank)
+        pads = window_padding("max_pool", padding, x.shape[1:-1], window, strides, (1,) * rank)
         return primitive("max_pool")(x, window=window, strides=strides, padding=pads)
 
-    return _channels_last(x, data_format, run)
+    return channels_last(x, data_format, run)
 
 
 @operation
@@ -156,16 +213,16 @@ def average_pool(
     """The mean of each window of the spatial axes; padding does not count."""
     x = floating(inputs)
     rank = _require_image("average_pool", x)
-    window = _per_axis("average_pool", "pool_size", pool_size, rank)
-    strides = _per_axis("average_pool", "strides", window if strides is None else strides, rank)
+    window = per_axis("average_pool", "pool_size", pool_size, rank)
+    strides = per_axis("average_pool", "strides", window if strides is None else strides, rank)
 
     def run(x: Value) -> Value:
-        pads = _window_padding("average_pool", padding, x.shape[1:-1], window, strides, (1,) * rank)
+        pads = window_padding("average_pool", padding, x.shape[1:-1], window, strides, (1,) * rank)
         return primitive("avg_pool")(
             x, window=window, strides=strides, padding=pads, include_padding=False
         )
 
-    return _channels_last(x, data_format, run)
+    return channels_last(x, data_format, run)
 
 
-__all__ = ["average_pool", "conv", "depthwise_conv", "max_pool", "separable_conv"]
+__all__ = ["average_pool", "conv", "conv_transpose", "depthwise_conv", "max_pool", "separable_conv"]
