@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(commands.add_parser("bench", help="time backends and installed frameworks"))
     _add_export(commands.add_parser("export", help="write a model as ONNX"))
     _add_inspect(commands.add_parser("inspect", help="print a model's IR at any stage"))
+    _add_fuzz(commands.add_parser("fuzz", help="compare all backends on random graphs"))
     return parser
 
 
@@ -79,6 +80,19 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
     bench.add_arguments(parser)
     parser.set_defaults(run=bench.run)
+
+
+# --- fuzz ------------------------------------------------------------------------------------
+
+
+def _add_fuzz(parser: argparse.ArgumentParser) -> None:
+    from .fuzz import command
+
+    parser.description = (
+        "Run random training steps on every backend with passes on and off, and compare."
+    )
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
 
 
 # --- export and inspect ----------------------------------------------------------------------

@@ -76,3 +76,7 @@ class FileError(HornfelsError, OSError):
 
 class CheckpointError(HornfelsError, RuntimeError):
     """A file of weights is damaged or does not fit the model."""
+
+
+class FuzzError(HornfelsError, RuntimeError):
+    """Backends or passes disagree about a graph."""

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("frontend", "ir", "passes", "codegen", "runtime", "datasets")
+ROOMS = ("frontend", "ir", "passes", "codegen", "runtime", "fuzz", "datasets")
 
 # A room may import itself and these. The face (`__init__`, `__main__`, files beside them) may
 # import all.
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "passes": {"ir"},
     "codegen": {"ir", "passes"},
     "runtime": {"ir", "passes", "codegen", "benchmarks"},
+    "fuzz": {"ir", "passes", "runtime"},
     "frontend": {"ir"},
     "datasets": {"ir"},  # for the base of its errors
 }
