@@ -96,17 +96,20 @@ class Math(Protocol):
 
     def erf(self, x: Element) -> Element: ...
 
+    def library(self, name: str, *xs: Element) -> Element:
+        """Any other function of one or two floats of the C library, by its name for f64."""
+
 
 # --- pieces ----------------------------------------------------------------------------------
 
-_LOG2_E = 1.4426950408889634
-_LN2_HIGH = 0.693145751953125  # 16 bits: a product with a whole number below 2**8 is exact
-_LN2_LOW = math.log(2) - _LN2_HIGH
-_ROUNDING = 12582912.0  # 1.5 * 2**23: what is added to it is rounded to a whole number
-_ROUNDING_BITS = 0x4B400000  # its bits; those of `_ROUNDING + n` are these plus n
-_SIGN_BIT = -0x80000000
+LOG2_E = 1.4426950408889634
+LN2_HIGH = 0.693145751953125  # 16 bits: a product with a whole number below 2**8 is exact
+LN2_LOW = math.log(2) - LN2_HIGH
+ROUNDING = 12582912.0  # 1.5 * 2**23: what is added to it is rounded to a whole number
+ROUNDING_BITS = 0x4B400000  # its bits; those of `ROUNDING + n` are these plus n
+SIGN_BIT = -0x80000000
 
-_EXP = (0.5, 0.1666666567325592, 0.04166635870933533, 0.008333389647305012,
+EXP = (0.5, 0.1666666567325592, 0.04166635870933533, 0.008333389647305012,
         0.0013940719654783607, 0.0001984588598133996)  # fmt: skip
 _LOG = (0.3333331346511841, -0.25000008940696716, 0.2000211924314499, -0.1666799634695053,
         0.14219552278518677, -0.1240558922290802, 0.11888162046670914, -0.11675652116537094,
@@ -119,7 +122,7 @@ _ERF_LARGE = (0.00016920383495744318, -1.1294883489608765, -0.6334008574485779,
               0.00043139251647517085, -2.0828520064242184e-05)  # fmt: skip
 
 
-def _polynomial(m: Math, x: Element, coefficients: Sequence[float]) -> Element:
+def polynomial(m: Math, x: Element, coefficients: Sequence[float]) -> Element:
     """`c[0] + c[1] x + c[2] x**2 + ...` by Horner's rule."""
     result = m.const(coefficients[-1])
     for c in reversed(coefficients[:-1]):
@@ -127,29 +130,29 @@ def _polynomial(m: Math, x: Element, coefficients: Sequence[float]) -> Element:
     return result
 
 
-def _power_of_two(m: Math, n: Element) -> Element:
+def power_of_two(m: Math, n: Element) -> Element:
     """`2.0 ** n` for an i32 from -126 to 127."""
     return m.bitcast((n + 127) << 23, f32)
 
 
-def _with_sign(m: Math, x: Element, sign: Element) -> Element:
+def with_sign(m: Math, x: Element, sign: Element) -> Element:
     """`x`, which is not negative, with the sign bit of `sign`."""
-    return m.bitcast(m.bitcast(x, i32) | (m.bitcast(sign, i32) & _SIGN_BIT), f32)
+    return m.bitcast(m.bitcast(x, i32) | (m.bitcast(sign, i32) & SIGN_BIT), f32)
 
 
-def _reduced_exp(m: Math, x: Element) -> tuple[Element, Element]:
+def reduced_exp(m: Math, x: Element) -> tuple[Element, Element]:
     """A whole i32 n and p with `exp(x) = 2**n * (1 + p)` and `|p|` at most 0.42.
 
     p is `r + r**2 P(r)` with `r = x - n log(2)`. NaN ends up in p.
     """
-    shifted = x * _LOG2_E + _ROUNDING
-    n = m.bitcast(shifted, i32) - _ROUNDING_BITS
-    whole = shifted - _ROUNDING
-    r = x - whole * _LN2_HIGH - whole * _LN2_LOW
-    return n, r + r * r * _polynomial(m, r, _EXP)
+    shifted = x * LOG2_E + ROUNDING
+    n = m.bitcast(shifted, i32) - ROUNDING_BITS
+    whole = shifted - ROUNDING
+    r = x - whole * LN2_HIGH - whole * LN2_LOW
+    return n, r + r * r * polynomial(m, r, EXP)
 
 
-def _decompose(m: Math, x: Element) -> tuple[Element, Element]:
+def decompose(m: Math, x: Element) -> tuple[Element, Element]:
     """k, a whole number as f32, and f with `x = 2**k (1 + f)`, `sqrt(1/2) <= 1 + f < sqrt(2)`.
 
     For a normal positive x.
@@ -159,11 +162,11 @@ def _decompose(m: Math, x: Element) -> tuple[Element, Element]:
     return m.cast(k, f32), m.bitcast(bits - (k << 23), f32) - 1.0
 
 
-def _log_of(m: Math, k: Element, f: Element, correction: Element) -> Element:
+def log_of(m: Math, k: Element, f: Element, correction: Element) -> Element:
     """`k log(2) + log(1 + f) + correction`, as `f - f**2 / 2 + f**3 Q(f)`."""
     square = f * f
-    low = square * (f * _polynomial(m, f, _LOG)) - square * 0.5
-    return k * _LN2_HIGH + (f + (low + (k * _LN2_LOW + correction)))
+    low = square * (f * polynomial(m, f, _LOG)) - square * 0.5
+    return k * LN2_HIGH + (f + (low + (k * LN2_LOW + correction)))
 
 
 # --- the exponential family ------------------------------------------------------------------
@@ -173,17 +176,17 @@ def exp(m: Math, x: Element) -> Element:
     """`e ** x`; in f32 within 1 ulp, results below the normal numbers included."""
     if m.dtype == f64:
         return m.exp(x)
-    n, p = _reduced_exp(m, m.minimum(m.maximum(x, -104.0), 89.0))
+    n, p = reduced_exp(m, m.minimum(m.maximum(x, -104.0), 89.0))
     half = n >> 1  # in two steps, since 2**n alone may be out of range
-    return (p + 1.0) * _power_of_two(m, half) * _power_of_two(m, n - half)
+    return (p + 1.0) * power_of_two(m, half) * power_of_two(m, n - half)
 
 
 def expm1(m: Math, x: Element) -> Element:
     """`e ** x - 1`; in f32 within 1.5 ulp."""
     if m.dtype == f64:
         return m.expm1(x)
-    n, p = _reduced_exp(m, m.minimum(m.maximum(x, -18.0), 89.0))
-    scale = _power_of_two(m, n - 1)  # half of it, since 2**128 is out of range
+    n, p = reduced_exp(m, m.minimum(m.maximum(x, -18.0), 89.0))
+    scale = power_of_two(m, n - 1)  # half of it, since 2**128 is out of range
     result = (p * scale + (scale - 0.5)) * 2.0
     return m.select(m.abs(x) < 2.0**-25, x, result)
 
@@ -193,8 +196,8 @@ def log(m: Math, x: Element) -> Element:
     if m.dtype == f64:
         return m.log(x)
     is_small = x < 2.0**-126
-    k, f = _decompose(m, m.select(is_small, x * 2.0**23, x))
-    result = _log_of(m, m.select(is_small, k - 23.0, k), f, m.const(0.0))
+    k, f = decompose(m, m.select(is_small, x * 2.0**23, x))
+    result = log_of(m, m.select(is_small, k - 23.0, k), f, m.const(0.0))
     result = m.select(x < math.inf, result, x)  # infinity and NaN
     return m.select(x > 0.0, result, m.select(x == 0.0, -math.inf, x * math.nan))
 
@@ -206,8 +209,8 @@ def log1p(m: Math, x: Element) -> Element:
     u = x + 1.0
     part = u - 1.0
     lost = (m.const(1.0) - (u - part)) + (x - part)
-    k, f = _decompose(m, u)
-    result = m.select(m.abs(x) < 2.0**-25, x, _log_of(m, k, f, lost / u))
+    k, f = decompose(m, u)
+    result = m.select(m.abs(x) < 2.0**-25, x, log_of(m, k, f, lost / u))
     result = m.select(x < math.inf, result, x)
     return m.select(x > -1.0, result, m.select(x == -1.0, -math.inf, x * math.nan))
 
@@ -217,7 +220,7 @@ def tanh(m: Math, x: Element) -> Element:
     if m.dtype == f64:
         return m.tanh(x)
     e = expm1(m, m.minimum(m.abs(x), 10.0) * 2.0)
-    return _with_sign(m, e / (e + 2.0), x)
+    return with_sign(m, e / (e + 2.0), x)
 
 
 def sigmoid(m: Math, x: Element) -> Element:
@@ -233,9 +236,9 @@ def erf(m: Math, x: Element) -> Element:
     if m.dtype == f64:
         return m.erf(x)
     t = m.abs(x)
-    small = x + x * _polynomial(m, x * x, _ERF_SMALL)
-    large = m.const(1.0) - exp(m, _polynomial(m, m.minimum(t, 4.0), _ERF_LARGE))
-    return m.select(t < 0.9, small, _with_sign(m, large, x))
+    small = x + x * polynomial(m, x * x, _ERF_SMALL)
+    large = m.const(1.0) - exp(m, polynomial(m, m.minimum(t, 4.0), _ERF_LARGE))
+    return m.select(t < 0.9, small, with_sign(m, large, x))
 
 
 # --- random bits -----------------------------------------------------------------------------
@@ -443,6 +446,22 @@ class NumpyMath:
     def erf(self, x: NumpyElement) -> NumpyElement:
         error_function = np.frompyfunc(math.erf, 1, 1)
         return self._call(lambda a: np.asarray(error_function(a)).astype(a.dtype), x)
+
+    def library(self, name: str, *xs: NumpyElement) -> NumpyElement:
+        return self._call(_LIBRARY[name], *xs)
+
+
+def _complement(x: np.ndarray) -> np.ndarray:
+    return np.asarray(np.frompyfunc(math.erfc, 1, 1)(x)).astype(x.dtype)
+
+
+_LIBRARY: dict[str, Callable[..., np.ndarray]] = {
+    "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "atan2": np.arctan2,
+    "sinh": np.sinh, "cosh": np.cosh, "asinh": np.arcsinh, "acosh": np.arccosh,
+    "atanh": np.arctanh, "exp2": np.exp2, "log2": np.log2, "log10": np.log10, "cbrt": np.cbrt,
+    "erfc": _complement,
+}  # fmt: skip
+"""NumPy's names of the C library's functions."""
 
 
 def on_arrays(

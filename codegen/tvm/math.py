@@ -433,6 +433,9 @@ class Math:
     def pow(self, x: Element, y: Any) -> Element:
         return _library("pow", x, self._element(y))
 
+    def library(self, name: str, *xs: Element) -> Element:
+        return _library(name, *xs)
+
 
 def _extremum(x: Element, y: Element, take_y: Element) -> Element:
     """``y if take_y else x``, which has x where x is NaN; a y that may be NaN needs a test."""

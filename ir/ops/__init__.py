@@ -20,11 +20,13 @@ from . import (
     scatter,
     shape,
     sort,
+    special,
+    trigonometric,
     window,
 )
 
 __all__ = [
-    "binary", "bits", "constant", "control", "conv", "cumulative", "dynamic", "elementwise",
-    "fft", "gather", "linalg", "matmul", "orthogonal", "reduce", "scatter", "shape", "sort",
-    "window",
+    "binary", "bits", "constant", "control", "conv", "cumulative", "dynamic",
+    "elementwise", "fft", "gather", "linalg", "matmul", "orthogonal", "reduce", "scatter",
+    "shape", "sort", "special", "trigonometric", "window",
 ]  # fmt: skip
