@@ -12,6 +12,8 @@ HORNFELS_PASSES         passes="cse,fold"         run these passes instead of th
 HORNFELS_STOP_AFTER     stop_after="cse"          end the pipeline after the pass of that name, or
                                                   of that place: `03_fold`
 HORNFELS_REWRITE_LIMIT  rewrite_limit=12          make at most so many rewrites in the pipeline
+HORNFELS_CONTRACTS      contracts=True            check all that each pass promises and every plan,
+                                                  see `passes/contracts.py`
 HORNFELS_NUM_THREADS    num_threads=4             threads of native code; without it, the cores
                                                   that the process may use
 ======================  ========================  ==============================================
@@ -49,6 +51,7 @@ class Settings:
     passes: str = ""
     stop_after: str = ""
     rewrite_limit: int | None = None
+    contracts: bool = False
     num_threads: int | None = None
 
 
@@ -137,7 +140,15 @@ def _threads(name: str, value: object) -> int | None:
     return _number(name, value, "threads", 1)
 
 
+def _flag(name: str, value: object) -> bool:
+    words = {"1": True, "true": True, "0": False, "false": False}
+    found = words.get(str(value).lower())
+    if found is None:
+        raise ArgumentError(f"{name}: must be 1 or 0, got {value!r}")
+    return found
+
+
 _PARSERS = {
     "debug": _topics, "dump": _text, "passes": _text, "stop_after": _text,
-    "rewrite_limit": _rewrites, "num_threads": _threads,
+    "rewrite_limit": _rewrites, "contracts": _flag, "num_threads": _threads,
 }  # fmt: skip

@@ -30,7 +30,7 @@ class Cse:
         def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
             changed = any(v is not w for v, w in zip(inputs, node.inputs, strict=True))
             new = Node(node.op, inputs, node.attrs, node.source) if changed else node
-            first = new.outputs if budget.is_spent else known.setdefault(_key(new), new.outputs)
+            first = new.outputs if budget.is_spent else known.setdefault(key_of(new), new.outputs)
             if first is not new.outputs:
                 budget.spend("cse", node, first)
             return None if first is node.outputs else first
@@ -38,6 +38,7 @@ class Cse:
         return graph.rebuild(visit)
 
 
-def _key(node: Node) -> tuple[Any, ...]:
+def key_of(node: Node) -> tuple[Any, ...]:
+    """Equal for nodes of which one is enough."""
     name, operands, attrs = node.key()
     return (name, tuple(sorted(operands)) if name in COMMUTATIVE else operands, attrs)

@@ -49,7 +49,8 @@ class Fold:
 
     def _visit(self, node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
         if node.op.kind == "constant":
-            return _compact(node)
+            compact = _compact(node.output)
+            return None if compact is node.output else [compact]
         if not inputs or node.op.name in _NEVER or not all(v.type.is_static for v in node.outputs):
             return None
         if node.op.kind == "elementwise":
@@ -61,7 +62,7 @@ class Fold:
         if any(a is None for a in arrays) or not self._small(node, inputs):
             return None
         return [
-            constant(array, v.dtype)
+            _compact(constant(array, v.dtype))
             for array, v in zip(_evaluate(node, arrays), node.outputs, strict=True)
         ]
 
@@ -77,10 +78,7 @@ def _evaluate(node: Node, arrays: Sequence[np.ndarray | None]) -> tuple[np.ndarr
     return tuple(np.ascontiguousarray(r).reshape(r.shape) for r in results)
 
 
-def _compact(node: Node) -> Sequence[Value] | None:
-    """A constant that repeats one number as a broadcast scalar."""
-    value = node.output
-    if value.shape == ():
-        return None
-    number = number_of(value)
-    return None if number is None else [full(value.shape, number, value.dtype)]
+def _compact(value: Value) -> Value:
+    """A constant array that repeats one number as a broadcast scalar."""
+    number = number_of(value) if value.shape else None
+    return value if number is None else full(value.shape, number, value.dtype)

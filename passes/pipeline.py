@@ -20,7 +20,7 @@ from ..ir.files import writing
 from ..ir.graph import Graph
 from ..ir.rewrite import Budget, Report, Rewrite, spending
 from ..ir.settings import current_settings, report
-from ..ir.verify import verify
+from .contracts import check, check_plan
 from .cse import Cse
 from .dce import Dce
 from .fold import Fold
@@ -168,7 +168,8 @@ def stages(
         raise ArgumentError(f"stop_after: {settings.stop_after!r} is no pass of this pipeline; "
                             f"there are {', '.join(dict.fromkeys(names))}")  # fmt: skip
     folder = dump or _folder_for(graph, settings.dump)
-    first = Stage("00_trace", verify(graph))
+    check("trace", graph)
+    first = Stage("00_trace", graph)
     _write(folder, first)
     yield first
     budget = Budget(settings.rewrite_limit)
@@ -181,6 +182,8 @@ def stages(
         yield stage
         if settings.stop_after in (each.name, stage.name):
             return
+    if passes == PIPELINE:
+        check("optimized", graph, complete=not budget.is_spent)
 
 
 STAGES: tuple[str, ...] = (
@@ -228,7 +231,7 @@ def _run(label: str, each: Pass, graph: Graph, before: Sequence[str], budget: Bu
             report("rules", str(rules))
         else:
             result = each.run(graph)
-        verify(result)
+        check(each.name, result, complete=not budget.is_spent)
     except Exception as error:
         raise _failure(each, graph, before, error) from error
     seconds = time.perf_counter() - start
@@ -260,7 +263,9 @@ def _write(folder: str | Path | None, stage: Stage) -> None:
 
 def make_plan(graph: Graph) -> Plan:
     """Fuse an optimized, static graph into kernels and place its values in memory."""
+    check("plan", graph)
     plan = plan_memory(graph, fuse(graph))
+    check_plan(plan)
     report("kernels", "\n".join(str(kernel.body) for kernel in plan.kernels))
     report("memory", str(plan))
     return plan

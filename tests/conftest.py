@@ -6,5 +6,7 @@ import os
 
 # The live oracle is Keras on JAX. Keras reads this once, when it is imported first.
 os.environ["KERAS_BACKEND"] = "jax"
+# What passes and plans promise is checked throughout.
+os.environ["HORNFELS_CONTRACTS"] = "1"
 # JAX looks for accelerators otherwise, and says so in a warning, which is an error here.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
