@@ -34,7 +34,8 @@ def direction(size: int) -> np.ndarray:
 def _signs(columns: np.ndarray) -> np.ndarray:
     """1 or -1 for each column of a batch of matrices."""
     along = np.einsum("i,...ij->...j", direction(columns.shape[-2]), columns.astype(np.float64))
-    return np.where(along < 0, -1, 1).astype(columns.dtype)
+    signs: np.ndarray = np.where(along < 0, -1, 1).astype(columns.dtype)
+    return signs
 
 
 # --- qr --------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ qr = define(Op(
     with `complete` and m > n there is none.""",
     kind="opaque",
     type=_qr_type, numpy=_qr_numpy, vjp=_qr_vjp,
-    onnx=Reason("not lowered yet"), tvm=Reason("not lowered yet"),
+    onnx=Reason("not lowered yet"),
     samples=[
         case(f32(4, 4)), case(f32(5, 3)), case(f32(3, 5)), case(f32(N, 3, 2)),
         case(f32(3, 3), complete=True), case(f32(3, 5), complete=True),
@@ -157,7 +158,7 @@ eigh = define(Op(
     gradient of the vectors holds where the eigenvalues differ; equal ones add nothing to it.""",
     kind="opaque",
     type=_eigh_type, numpy=_eigh_numpy, vjp=_eigh_vjp,
-    onnx=Reason("not lowered yet"), tvm=Reason("not lowered yet"),
+    onnx=Reason("not lowered yet"),
     samples=[
         case(f32(4, 4), prepare=separated), case(f32(N, 3, 3), prepare=separated),
         case(f64(2, 2, 5, 5), prepare=separated), case(f32(1, 1)), case(f32(2, 2)),
@@ -277,7 +278,7 @@ svd = define(Op(
     `x` is not square.""",
     kind="opaque",
     type=_svd_type, numpy=_svd_numpy, vjp=_svd_vjp,
-    onnx=Reason("not lowered yet"), tvm=Reason("not lowered yet"),
+    onnx=Reason("not lowered yet"),
     samples=[
         case(f32(4, 4)), case(f32(5, 3)), case(f32(3, 5)), case(f32(N, 3, 2)),
         case(f32(5, 3), vectors="values"), case(f32(N, 2, 3), vectors="values"),

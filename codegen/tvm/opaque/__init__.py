@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import gather
+from . import fft, gather, linalg, orthogonal
 from .lowering import opaque
 
-__all__ = ["gather", "opaque"]
+__all__ = ["fft", "gather", "linalg", "opaque", "orthogonal"]

@@ -16,7 +16,8 @@ SHAPES = ((0, 3), (1,), (1, 1), (67,), (3, 37))
 """Empty, single, and no multiple of any vector."""
 
 SUMS = {"reduce_sum", "reduce_prod", "matmul", "conv", "conv_input_grad", "conv_kernel_grad",
-        "avg_pool", "avg_pool_grad", "max_pool_grad", "scatter_add"}  # fmt: skip
+        "avg_pool", "avg_pool_grad", "max_pool_grad", "scatter_add",
+        "cholesky", "triangular_solve", "lu", "qr", "eigh", "svd", "fft"}  # fmt: skip
 """Ops whose terms are added in another order than NumPy's."""
 
 
