@@ -75,6 +75,10 @@ class Builder:
             record.append(node)
         return node.outputs
 
+    def known(self, value: Value) -> np.ndarray | None:
+        """The numbers of a value, if they are known while the graph is built."""
+        return value.constant
+
     def here(self) -> Source:
         """What a node made now remembers: the open scopes and the user's line."""
         return self._source or Source("/".join(self._layers), _user_line())

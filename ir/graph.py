@@ -86,13 +86,16 @@ class Value:
         return f"<Value {label}: {self.type}>"
 
     def __bool__(self) -> bool:
-        return bool(sugar.concrete(self, "bool()"))
+        return bool(sugar.number(self, "bool()"))
 
     def __int__(self) -> int:
-        return int(sugar.concrete(self, "int()"))
+        return int(sugar.number(self, "int()"))
+
+    def __index__(self) -> int:
+        return int(sugar.number(self, "an index"))
 
     def __float__(self) -> float:
-        return float(sugar.concrete(self, "float()"))
+        return float(sugar.number(self, "float()"))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(sugar.concrete(self, "numpy conversion"), dtype=dtype)

@@ -81,13 +81,32 @@ def _symbol(name: str) -> Value:
 
 def concrete(x: Value, what: str) -> np.ndarray:
     """The array behind an eager value; while tracing there is none."""
-    array = x.constant
+    if x.constant is None:
+        raise _unknown(x, what, "use hornfels.ops in place of NumPy's functions")
+    return x.constant
+
+
+def number(x: Value, what: str) -> np.ndarray:
+    """As `concrete`, for Python control flow, which may look at numbers that a builder knows."""
+    from .builder import current
+
+    builder = current()
+    array = builder.known(x) if builder else x.constant
     if array is None:
-        raise DTypeError(
-            f"{what} of a traced tensor {x.type}: its numbers are not known while tracing",
-            hint="use ops.where or ops.cond instead of Python control flow on tensors",
-        )
+        raise _unknown(x, what, "use ops.where or ops.cond instead of Python control flow on "
+                                "tensors")  # fmt: skip
     return array
+
+
+def _unknown(x: Value, what: str, hint: str) -> DTypeError:
+    from .builder import current
+
+    builder = current()
+    return DTypeError(
+        f"{what} of a traced tensor {x.type}: its numbers are not known while tracing",
+        where=builder.here().where if builder else "",
+        hint=hint,
+    )
 
 
 def _is_scalar(x: Any) -> bool:

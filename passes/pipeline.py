@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 from ..ir.errors import ArgumentError, PassError
 from ..ir.files import writing
 from ..ir.graph import Graph
+from ..ir.ops.custom import erase_gradient_rules
 from ..ir.rewrite import Budget, Report, Rewrite, spending
 from ..ir.settings import current_settings, report
 from .contracts import check, check_plan
@@ -169,7 +170,8 @@ def stages(
                             f"there are {', '.join(dict.fromkeys(names))}")  # fmt: skip
     folder = dump or _folder_for(graph, settings.dump)
     check("trace", graph)
-    first = Stage("00_trace", graph)
+    first = Stage("00_trace", erase_gradient_rules(graph))
+    graph = first.graph
     _write(folder, first)
     yield first
     budget = Budget(settings.rewrite_limit)
@@ -263,6 +265,7 @@ def _write(folder: str | Path | None, stage: Stage) -> None:
 
 def make_plan(graph: Graph) -> Plan:
     """Fuse an optimized, static graph into kernels and place its values in memory."""
+    graph = erase_gradient_rules(graph)
     check("plan", graph)
     plan = plan_memory(graph, fuse(graph))
     check_plan(plan)

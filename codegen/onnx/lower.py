@@ -14,6 +14,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from ...ir.graph import Graph, Value
+from ...ir.ops.custom import erase_gradient_rules
 from ...ir.types import TensorType
 from . import ops, patterns  # noqa: F401 - they fill LOWERINGS and PATTERNS
 from .emit import IR_VERSION, OPSET, PROTO, Body, OnnxNode, needed
@@ -64,6 +65,7 @@ def lower(
         If ONNX Runtime has no kernel for an op on its element type and there is no detour; the
         message names the layer.
     """
+    graph = erase_gradient_rules(graph)
     ctx = Lowering(graph, constant_names or {})
     pairs = {old.name: NEW + old.name for old, _ in graph.updates}
     wanted = list(zip(graph.output_names, graph.outputs, strict=True))

@@ -7,6 +7,7 @@ array([4., 5.], dtype=float32)
 from . import activation as _activation
 from . import arithmetic as _arithmetic
 from . import attention as _attention
+from . import autodiff as _autodiff
 from . import complex as _complex
 from . import convolution as _convolution
 from . import core as _core
@@ -26,6 +27,7 @@ from . import windows as _windows
 from .activation import *  # noqa: F403
 from .arithmetic import *  # noqa: F403
 from .attention import *  # noqa: F403
+from .autodiff import *  # noqa: F403
 from .complex import *  # noqa: F403
 from .convolution import *  # noqa: F403
 from .core import *  # noqa: F403
@@ -44,7 +46,7 @@ from .special import *  # noqa: F403
 from .windows import *  # noqa: F403
 
 _FAMILIES = (
-    _activation, _arithmetic, _attention, _complex, _convolution, _core, _creation,
+    _activation, _arithmetic, _attention, _autodiff, _complex, _convolution, _core, _creation,
     _crossentropy, _diagonals, _einsum, _indexing, _joining, _normalization, _products,
     _reduce, _shapes, _spatial, _special, _windows,
 )  # fmt: skip

@@ -9,6 +9,7 @@ from . import (
     control,
     conv,
     cumulative,
+    custom,
     dynamic,
     elementwise,
     fft,
@@ -26,7 +27,7 @@ from . import (
 )
 
 __all__ = [
-    "binary", "bits", "constant", "control", "conv", "cumulative", "dynamic",
+    "binary", "bits", "constant", "control", "conv", "cumulative", "custom", "dynamic",
     "elementwise", "fft", "gather", "linalg", "matmul", "orthogonal", "reduce", "scatter",
     "shape", "sort", "special", "trigonometric", "window",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from native import TARGET, aligned, guard_holds
 from hornfels.codegen.tvm.lower import Compiled, compile_plan
 from hornfels.codegen.tvm.target import Target
 from hornfels.ir import Evaluation, Graph, evaluate
+from hornfels.ir.ops.custom import erase_gradient_rules
 from hornfels.passes.fusion import fuse
 from hornfels.passes.memory import plan
 from hornfels.passes.plan import Kernel
@@ -40,6 +41,7 @@ def only_kernel(graph: Graph) -> Kernel:
 
 def compiled(graph: Graph, target: Target = TARGET) -> Compiled:
     """Fuse, plan and compile a static graph as it stands."""
+    graph = erase_gradient_rules(graph)
     return compile_plan(plan(graph, fuse(graph)), target)
 
 
