@@ -41,7 +41,7 @@ class Options:
 
     backends: Sequence[str] = BACKENDS
     out: Path | None = None
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     timeout: float = 60.0
     shrink_seconds: float = 60.0
     threads: int = 1
@@ -189,8 +189,9 @@ def _same_ops(a: Found, b: Found) -> bool:
     """Failures with a message are known by it, wrong numbers by the ops of the small graphs."""
     if a.failure.kind != "value":
         return True
-    graphs = [x.best for x in (a, b)]
-    return all(g is not None for g in graphs) and len({frozenset(ops_of(g)) for g in graphs if g}) == 1  # fmt: skip
+    if a.best is None or b.best is None:
+        return a.best is b.best
+    return ops_of(a.best) == ops_of(b.best)
 
 
 def _distinct(failures: Sequence[Failure]) -> list[Failure]:
@@ -204,9 +205,10 @@ def _distinct(failures: Sequence[Failure]) -> list[Failure]:
 def shrink_failure(worker: Worker, graph: Graph, found: Found, options: Options) -> Graph:
     """The smallest graph that fails as `found` says; its steps are noted there."""
     failure = found.failure
+    numbers = failure.kind in ("value", "oracle")
 
     def fails(candidate: Graph, steps: int) -> bool:
-        task = Task(str(candidate), found.seed, (failure.variant,), steps, options.threads)
+        task = Task(str(candidate), found.seed, (failure.variant,), steps, options.threads, numbers)
         return any(f.is_like(failure) for f in worker.run(task).failures)
 
     result = shrink(graph, found.steps, fails, options.shrink_seconds)

@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     console.print(str(campaign.statistics), markup=False, soft_wrap=True)
     if campaign.found:
         again = sum(found.again for found in campaign.found)
-        raise FuzzError(f"fuzz: {len(campaign.found)} failures{f', {again} more alike' if again else ''}")  # fmt: skip
+        raise FuzzError(f"fuzz: {len(campaign.found)} failures, and {again} more like them")
 
 
 def _seeds(arguments: argparse.Namespace) -> Iterator[int]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..ir.evaluate import Apply, applying, evaluate
 from ..ir.graph import Graph, Node
-from ..ir.types import DTYPES, as_dtype
+from ..ir.types import DTYPES, type_of
 
 RUNS = 7
 """Perturbed runs of the oracle."""
@@ -97,7 +97,8 @@ class _Noise:
             wide = x.astype(np.float64)
             wide = wide * (1 + units * eps * self.rng.uniform(-1, 1, x.shape))
             if x.dtype.itemsize == 2:  # a denormal keeps fewer digits
-                wide = wide + np.where(wide == 0, 0, LEAST[x.dtype]) * self.rng.uniform(-1, 1, x.shape)  # fmt: skip
+                least = np.where(wide == 0, 0, LEAST[x.dtype])
+                wide = wide + least * self.rng.uniform(-1, 1, x.shape)
             if self.flush:
                 wide = np.where(np.abs(wide) < LEAST[x.dtype], 0.0, wide)
             return wide.astype(x.dtype)
@@ -256,7 +257,7 @@ def _sharpness(exact: np.ndarray, limit: np.ndarray) -> Sharpness:
 def _mismatch(found: np.ndarray, exact: np.ndarray, limit: np.ndarray) -> str:
     """What is wrong with a result, in words; empty if nothing is."""
     if found.dtype != exact.dtype or found.shape != exact.shape:
-        return f"is {as_dtype(found.dtype)}{list(found.shape)}, not {as_dtype(exact.dtype)}{list(exact.shape)}"  # fmt: skip
+        return f"is {type_of(found)}, not {type_of(exact)}"
     with np.errstate(all="ignore"):
         x, y = found.astype(np.float64), exact.astype(np.float64)
         if exact.dtype.kind in "iu" and exact.dtype.itemsize == 8:

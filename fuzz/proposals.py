@@ -17,9 +17,8 @@ import numpy as np
 from ..ir.builder import constant
 from ..ir.graph import Graph, Value
 from ..ir.op import Case, Op
-from ..ir.ops.common import widen
-from ..ir.types import Dim, DType, TensorType, boolean, f32, i32, substitute, u32
-from .pool import FLOATS, INTEGERS, Pool
+from ..ir.types import Dim, DType, TensorType, i32, substitute, u32
+from .pool import INTEGERS, Pool
 
 Proposal = Callable[[Pool, Op], Sequence[Value] | None]
 PROPOSALS: dict[str, Proposal] = {}
@@ -92,7 +91,8 @@ def _reduction(p: Pool, op: Op) -> Sequence[Value]:
     case = p.pick(op.samples)
     dtype = _another(p, case.types[0].dtype)
     least = 1 if op.name.startswith("arg") else 0
-    x = p.some(lambda v: v.dtype == dtype and v.ndim > 0, TensorType(dtype, p.shape(p.between(1, 4), least)))  # fmt: skip
+    new = TensorType(dtype, p.shape(p.between(1, 4), least))
+    x = p.some(lambda v: v.dtype == dtype and v.ndim > 0, new)
     if "axes" in inspect.signature(op.type).parameters:
         count = p.between(1, x.ndim)
         axes = sorted(int(a) for a in p.rng.permutation(x.ndim)[:count])
@@ -328,8 +328,9 @@ def _conv_operands(p: Pool) -> tuple[Value, Value, dict[str, Any]]:
     channels = groups * p.between(1, 3)
     kernel = tuple(p.pick((1, 2, 3)) for _ in range(rank))
     spatial = tuple(p.between(k + 1, k + 5) for k in kernel)
-    x = p.some(lambda v: v.dtype == dtype and v.ndim == rank + 2 and v.shape[-1] == channels,
-               TensorType(dtype, (p.pick((0, 1, 2, 3), (0.05, 0.45, 0.4, 0.1)), *spatial, channels)))  # fmt: skip
+    count = p.pick((0, 1, 2, 3), (0.05, 0.45, 0.4, 0.1))
+    new = TensorType(dtype, (count, *spatial, channels))
+    x = p.some(lambda v: v.dtype == dtype and v.ndim == new.ndim and v.shape[-1] == channels, new)
     filters = groups * p.between(1, 4)
     w = p.need(TensorType(dtype, (*kernel, channels // groups, filters)))
     return x, w, attrs
@@ -363,8 +364,9 @@ def _window(p: Pool, dtype: DType) -> tuple[Value, dict[str, Any]]:
     rank = p.pick((1, 2, 3), (0.25, 0.6, 0.15))
     window = tuple(p.between(1, 3) for _ in range(rank))
     spatial = tuple(p.between(k, k + 5) for k in window)
-    x = p.some(lambda v: v.dtype == dtype and v.ndim == rank + 2,
-               TensorType(dtype, (p.pick((0, 1, 2), (0.05, 0.5, 0.45)), *spatial, p.between(1, 4))))  # fmt: skip
+    count = p.pick((0, 1, 2), (0.05, 0.5, 0.45))
+    new = TensorType(dtype, (count, *spatial, p.between(1, 4)))
+    x = p.some(lambda v: v.dtype == dtype and v.ndim == new.ndim, new)
     padding = tuple((p.below(k), p.below(k)) if p.chance(0.4) else (0, 0) for k in window)
     strides = tuple(p.between(1, 3) for _ in range(rank))
     return x, {"window": window, "strides": strides, "padding": padding}

@@ -35,7 +35,7 @@ class Task:
     variants: tuple[Variant, ...]
     steps: int
     threads: int = 1
-    first: bool = False
+    numbers: bool = True
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
@@ -61,7 +61,7 @@ def serve() -> None:
         task = Task.read(line)
         verdict = check(
             parse(task.text), task.seed, task.variants, task.steps, threads=task.threads,
-            first=task.first, began=lambda variant: answer(began=asdict(variant)),
+            numbers=task.numbers, began=lambda variant: answer(began=asdict(variant)),
         )  # fmt: skip
         answer(verdict=verdict.to_json())
 
@@ -83,7 +83,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._tasks = 0
         self._buffer = b""
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
         return self

@@ -131,7 +131,7 @@ def _mean(ctx: Lowering, node: Node, factor: Callable[[float], float]) -> Tensor
         return None
     x, axes = sum_.inputs[0], sum_.attrs["axes"]
     sizes = [x.shape[a] for a in axes]
-    if not all(isinstance(d, int) for d in sizes):
+    if not all(isinstance(d, int) and d > 0 for d in sizes):
         return None
     expected = np.asarray(factor(float(prod(map(int, sizes)))), constant.dtype)
     if constant.reshape(()) != expected or total.type.size != sum_.output.type.size:
