@@ -58,6 +58,8 @@ KERNELS: dict[str, frozenset[str]] = {
         "ReduceSum ReduceProd CumSum": "f64 f32 i64 i32",
         "ReduceMax ReduceMin": "f64 f32 i64 i32 i8 u8 bool",
         "ArgMax ArgMin": "f64 f32 i64 i32 i8 u8",
+        "TopK": "f64 f32 i64 i32 i16 i8 u8",
+        "DFT": "f64 f32",
     }.items()
     for op in ops.split()
 }

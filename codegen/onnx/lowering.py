@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
+from ...ir.builder import Builder
 from ...ir.errors import HornfelsError, LoweringError
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import CODE, Reason
@@ -75,6 +76,7 @@ def lowering(*names: str) -> Callable[[Lowered], Lowered]:
     return register
 
 
+Composed = Value | tuple[Value, ...]
 Pattern = Callable[["Lowering", Node], Tensor | None]
 PATTERNS: dict[str, list[Pattern]] = {}
 """Functions of `patterns.py` by the name of the op that they end in."""
@@ -99,6 +101,26 @@ def pointwise(*names: str) -> Callable[[Callable[..., str]], Callable[..., str]]
             return ctx.pointwise(lambda *xs: function(ctx.e, *xs, node), operands, node.output.type)
 
         lowering(*names)(lowered)
+        return function
+
+    return register
+
+
+def compose(ctx: Lowering, node: Node, function: Callable[..., Composed]) -> tuple[Tensor, ...]:
+    """Lower what `function(*values, **attrs)` emits into the IR in place of a node."""
+    with Builder(node.op.name) as b, b.at(node.source):
+        operands = [b.input(f"x{i}", v.type) for i, v in enumerate(node.inputs)]
+        result = function(*operands, **node.attrs)
+        results = result if isinstance(result, tuple) else (result,)
+        graph = b.finish({f"y{i}": v for i, v in enumerate(results)})
+    return tuple(ctx.inline(graph, [ctx[v] for v in node.inputs], ctx.e))
+
+
+def composition(*names: str) -> Callable[[Callable[..., Composed]], Callable[..., Composed]]:
+    """Register ops by `function(*values, **attrs)`, which emits other ops of the IR."""
+
+    def register(function: Callable[..., Composed]) -> Callable[..., Composed]:
+        lowering(*names)(lambda ctx, node: compose(ctx, node, function))
         return function
 
     return register

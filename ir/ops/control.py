@@ -17,7 +17,7 @@ from ..builder import Builder
 from ..errors import ArgumentError, DTypeError, ShapeError
 from ..evaluate import run_region
 from ..graph import Graph, Value, outline, reachable
-from ..op import Op, Reason, case, define, reject
+from ..op import CODE, Op, Reason, case, define, reject
 from ..residuals import residuals
 from ..sugar import cast, full
 from ..types import Size, TensorType, boolean, f32, i32
@@ -298,7 +298,7 @@ scan = define(Op(
     what the steps computed, or stores their carries alone and recomputes the rest.""",
     kind="region",
     type=_scan_type, numpy=_scan_numpy, vjp=_scan_vjp, jvp=_scan_jvp,
-    onnx=Reason("not lowered yet"),
+    onnx=CODE,
     samples=[
         case(f32(3), f32(4, 3), f32(3), body=_BODY, carry=1, stacked=1, length=4),
         case(f32(3), f32(4, 3), f32(3), body=_BODY, carry=1, stacked=1, length=4, reverse=True),
@@ -395,7 +395,7 @@ while_ = define(Op(
     type=_while_type, numpy=_while_numpy, jvp=_while_jvp,
     vjp=Reason("the number of steps is not known before the loop runs, so that nothing can be "
                "stored for a way back; use scan, or forward mode (jvp)"),
-    onnx=Reason("not lowered yet"),
+    onnx=CODE,
     samples=[case(i32(), f32(3), i32(), carry=2, integers=(0, 6), differentiable=False, **_LOOP)],
     rejects=[
         reject(i32(), f32(3), carry=2, **_LOOP,
@@ -540,7 +540,7 @@ cond = define(Op(
     `otherwise`. Both return the same types; only the one that is chosen runs.""",
     kind="region",
     type=_cond_type, numpy=_cond_numpy, vjp=_cond_vjp, jvp=_cond_jvp,
-    onnx=Reason("not lowered yet"),
+    onnx=CODE,
     samples=[case(boolean(), f32(3), f32(3), **_BRANCHES)],
     rejects=[
         reject(f32(), f32(3), f32(3), **_BRANCHES,

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..graph import Value
-from ..op import Op, Reason, case, define, reject
+from ..op import CODE, Op, Reason, case, define, reject
 from ..sugar import zeros_like
 from ..types import Shape, TensorType, boolean, f32, i32, i64, u32
 from .common import N, require_integer, require_length, require_same_dtype
@@ -63,7 +63,7 @@ dynamic_slice = define(Op(
     A start that would leave `x` is moved to the nearest at which the window lies inside.""",
     kind="index",
     type=_slice_type, numpy=_slice_numpy, vjp=_slice_vjp,
-    onnx=_SOON, tvm=_SOON,
+    onnx=CODE, tvm=_SOON,
     samples=[
         case(f32(5, 7), i32(), i32(), sizes=(2, 3), integers=(0, 4)),
         case(f32(N, 7), i32(), i32(), sizes=(N, 3), integers=(-9, 10)),
@@ -116,7 +116,7 @@ dynamic_update = define(Op(
     leave `x` is moved to the nearest at which the window lies inside.""",
     kind="index",
     type=_update_type, numpy=_update_numpy, vjp=_update_vjp,
-    onnx=_SOON, tvm=_SOON,
+    onnx=CODE, tvm=_SOON,
     samples=[
         case(f32(5, 7), f32(2, 3), i32(), i32(), integers=(0, 4)),
         case(f32(N, 7), f32(N, 3), i32(), i32(), integers=(-9, 10)),

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import DTypeError, ShapeError
 from ..graph import Value
-from ..op import CODE, Op, Reason, case, define, reject
+from ..op import CODE, Op, case, define, reject
 from ..sugar import zeros_like
 from ..types import TensorType, bf16, f32, f64, i32
 from .common import N, require_fixed, require_rank, require_same

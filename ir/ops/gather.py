@@ -158,7 +158,7 @@ take_along = define(Op(
     index that `indices` has there. An index out of range is clamped to the nearest legal one.""",
     kind="index",
     type=_take_along_type, numpy=_take_along_numpy, vjp=_take_along_vjp,
-    onnx=_SOON, tvm=_SOON,
+    onnx=CODE, tvm=_SOON,
     samples=[
         case(f32(4, 7), i32(4, 3), axis=1, integers=(0, 7)),
         case(f32(N, 5), i32(N, 5), axis=1, integers=(-3, 9)),
@@ -201,7 +201,7 @@ def _scatter_along_type(
 def _scatter_along_numpy(
     x: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int
 ) -> np.ndarray:
-    at = list(np.indices(indices.shape, sparse=True))
+    at: list[np.ndarray] = list(np.indices(indices.shape, sparse=True))
     at[axis] = np.clip(indices, 0, x.shape[axis] - 1)
     result = np.array(widen(x))
     np.add.at(result, tuple(at), widen(updates))
@@ -221,7 +221,7 @@ scatter_add_along = define(Op(
     The gradient of `take_along`.""",
     kind="opaque",
     type=_scatter_along_type, numpy=_scatter_along_numpy, vjp=_scatter_along_vjp,
-    onnx=_SOON, tvm=_SOON,
+    onnx=CODE, tvm=_SOON,
     samples=[
         case(f32(4, 7), i32(4, 3), f32(4, 3), axis=1, integers=(0, 7)),
         case(f32(N, 5), i32(N, 8), f32(N, 8), axis=1, integers=(-3, 9)),

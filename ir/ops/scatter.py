@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import ArgumentError, ShapeError
 from ..graph import Value
-from ..op import Op, Reason, case, define, reject
+from ..op import CODE, Op, Reason, case, define, reject
 from ..sugar import cast, expand, full, reshape, select, zeros_like
 from ..types import TensorType, bf16, boolean, f16, f32, i32, i64, u8, u32
 from .binary import equal
@@ -149,7 +149,7 @@ scatter = define(Op(
     `scatter_add`'s.""",
     kind="opaque",
     type=_type, numpy=_numpy, vjp=_vjp,
-    onnx=_SOON, tvm=_SOON,
+    onnx=CODE, tvm=_SOON,
     samples=[
         case(f32(5, 3), i32(4), f32(4, 3), axis=0, combine="set", integers=(0, 5)),
         case(f32(2, 4), i32(6), f32(2, 6), axis=1, combine="set", integers=(-2, 7)),

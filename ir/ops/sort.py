@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..graph import Value
-from ..op import Op, Reason, case, define, reject
+from ..op import CODE, Op, case, define, reject
 from ..sugar import zeros_like
 from ..types import TensorType, bf16, boolean, f16, f32, i8, i32, u8
 from .common import (
@@ -22,8 +22,6 @@ from .common import (
     widen,
 )
 from .gather import scatter_add_along
-
-_SOON = Reason("not lowered yet")
 
 
 def _rule(op: str) -> Callable[..., TensorType]:
@@ -63,7 +61,7 @@ argsort = define(Op(
     their order; NaN counts as the largest: last if ascending, first if `descending`.""",
     kind="opaque",
     type=_rule("argsort"), numpy=_argsort_numpy, vjp=DISCRETE,
-    onnx=_SOON, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(4, 7), axis=1, descending=False), case(f32(N, 5), axis=1, descending=True),
         case(f32(9, 3), axis=0, descending=False), case(f32(2, N, 3), axis=1, descending=True),
@@ -86,7 +84,7 @@ sort = define(Op(
     `descending`.""",
     kind="opaque",
     type=_rule("sort"), numpy=_sort_numpy, vjp=_sort_vjp,
-    onnx=_SOON, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(4, 7), axis=1, descending=False, distinct=True),
         case(f32(N, 5), axis=1, descending=True, distinct=True),
@@ -136,7 +134,7 @@ top_k = define(Op(
     Of equal ones the first comes first; NaN counts as the largest.""",
     kind="opaque",
     type=_top_k_type, numpy=_top_k_numpy, vjp=_top_k_vjp,
-    onnx=_SOON, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(4, 7), k=3, distinct=True), case(f32(N, 5), k=1, distinct=True),
         case(f32(2, 3, 6), k=6, distinct=True), case(f32(2, 100), k=50, distinct=True),

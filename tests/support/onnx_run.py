@@ -15,12 +15,12 @@ from hornfels.ir.evaluate import bind
 from hornfels.ir.types import as_dtype
 
 
-def session_of(model: onnx.ModelProto) -> ort.InferenceSession:
-    """A checked model in a session of one thread."""
+def session_of(model: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession:
+    """A checked model in a session, of one thread if nothing else is said."""
     onnx.checker.check_model(model, full_check=True)
     assert {o.domain for o in model.opset_import} == {""}
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
 

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from . import binary, constant, control, conv, elementwise, gather, matmul, reduce, shape, window
+from . import (
+    binary,
+    constant,
+    control,
+    conv,
+    cumulative,
+    dynamic,
+    elementwise,
+    fft,
+    gather,
+    matmul,
+    reduce,
+    scatter,
+    shape,
+    sort,
+    window,
+)
 
 __all__ = [
-    "binary", "constant", "control", "conv", "elementwise", "gather", "matmul", "reduce", "shape",
-    "window",
+    "binary", "constant", "control", "conv", "cumulative", "dynamic", "elementwise", "fft",
+    "gather", "matmul", "reduce", "scatter", "shape", "sort", "window",
 ]  # fmt: skip

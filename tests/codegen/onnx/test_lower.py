@@ -303,3 +303,20 @@ def test_choice_between_truth_values():
     np.testing.assert_array_equal(
         run_graph(graph, arrays)["z"], np.where(arrays["c"], arrays["x"], arrays["y"])
     )
+
+
+@pytest.mark.parametrize("name", ["scatter_add", "scatter"])
+def test_updates_of_one_place_do_not_race(name):
+    """On two threads; ONNX Runtime's ScatterND loses updates."""
+    rows, columns = 2000, 512
+    attrs = {} if name == "scatter_add" else {"combine": "set"}
+    with Builder("race") as b:
+        operands = [b.input("x", f32(2, columns)), b.input("at", i32(rows)),
+                    b.input("u", f32(rows, columns))]  # fmt: skip
+        graph = b.finish({"y": get(name)(*operands, axis=0, **attrs)})
+    numbers = np.repeat(np.arange(1.0, rows + 1, dtype=np.float32)[:, None], columns, 1)
+    arrays = {"x": np.zeros((2, columns), np.float32), "at": np.zeros(rows, np.int32), "u": numbers}
+    expected = evaluate(graph, arrays).outputs["y"]
+    session = session_of(lower(graph), threads=2)
+    for _ in range(3):
+        np.testing.assert_array_equal(session.run(None, arrays)[0], expected)
