@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import fft, gather, linalg, orthogonal
+from . import fft, gather, linalg, orthogonal, sort
 from .lowering import opaque
 
-__all__ = ["fft", "gather", "linalg", "opaque", "orthogonal"]
+__all__ = ["fft", "gather", "linalg", "opaque", "orthogonal", "sort"]
