@@ -135,8 +135,12 @@ def _uniform(array: np.ndarray) -> bool:
 class Mismatch:
     """Why a pattern does not fit; `depth` says how far it fitted."""
 
-    reason: str
+    words: tuple[object, ...]  # joined only when somebody asks: most matches fail
     depth: int
+
+    @property
+    def reason(self) -> str:
+        return "".join(map(str, self.words))
 
 
 @dataclass(frozen=True)
@@ -179,21 +183,21 @@ class _Matching:
     """Backtracking over the orders of commutative operands."""
 
     def __init__(self) -> None:
-        self.best = Mismatch("nothing was tried", -1)
+        self.best = Mismatch(("nothing was tried",), -1)
 
-    def fail(self, reason: str, depth: int) -> None:
+    def fail(self, depth: int, *words: object) -> None:
         if depth > self.best.depth:
-            self.best = Mismatch(reason, depth)
+            self.best = Mismatch(words, depth)
 
     def node(
         self, pattern: OpPattern, node: Node, bound: Bindings, depth: int
     ) -> Iterator[tuple[Bindings, list[Node]]]:
         if node.op.name not in pattern.ops:
-            self.fail(f"found {node.op.name} where {pattern} was looked for", depth)
+            self.fail(depth, "found ", node.op.name, " where ", pattern, " was looked for")
             return
         for name, expected in pattern.attrs:
             if name not in node.attrs:
-                self.fail(f"{node.op.name} states no {name}", depth)
+                self.fail(depth, node.op.name, " states no ", name)
                 return
             found = self.bind(expected, node.attrs[name], bound, f"{node.op.name}.{name}", depth)
             if found is None:
@@ -204,7 +208,7 @@ class _Matching:
             orders.append(node.inputs[::-1])
         for operands in orders:
             if len(operands) != len(pattern.operands):
-                self.fail(f"{node.op.name} has {len(operands)} operands", depth)
+                self.fail(depth, node.op.name, " has ", len(operands), " operands")
                 continue
             for result, inner in self.operands(pattern.operands, operands, bound, depth + 1):
                 yield result, [node, *inner]
@@ -224,7 +228,7 @@ class _Matching:
     ) -> Iterator[tuple[Bindings, list[Node]]]:
         if isinstance(pattern, OpPattern):
             if value.node is None or len(value.node.outputs) != 1:
-                self.fail(f"found {value!r} where {pattern} was looked for", depth)
+                self.fail(depth, "found ", value, " where ", pattern, " was looked for")
             else:
                 yield from self.node(pattern, value.node, bound, depth)
             return
@@ -232,15 +236,15 @@ class _Matching:
         if isinstance(pattern, ConstPattern | ArrayPattern):
             content = number_of(value) if isinstance(pattern, ConstPattern) else value.constant
             if content is None:
-                self.fail(f"found {value!r} where {pattern} was looked for", depth)
+                self.fail(depth, "found ", value, " where ", pattern, " was looked for")
                 return
             pattern = pattern.value
-        found = self.bind(pattern, content, bound, repr(value), depth)
+        found = self.bind(pattern, content, bound, value, depth)
         if found is not None:
             yield found, []
 
     def bind(
-        self, pattern: Any, content: Any, bound: Bindings, what: str, depth: int
+        self, pattern: Any, content: Any, bound: Bindings, what: object, depth: int
     ) -> Bindings | None:
         if isinstance(pattern, Variable):
             if pattern.name not in bound:
@@ -248,7 +252,7 @@ class _Matching:
             pattern = bound[pattern.name]
         if _same(pattern, content):
             return bound
-        self.fail(f"{what} is {content}, not {pattern}", depth)
+        self.fail(depth, what, " is ", content, ", not ", pattern)
         return None
 
 
@@ -466,10 +470,8 @@ class Rewriter:
         takes one sweep.
         """
         report = sweep.report
-        for rule in self.by_op.get(now.op.name, ()):
+        for rule in () if self._is_spent(report) else self.by_op.get(now.op.name, ()):
             node = now if rule.keeps_inner else before
-            if self._is_spent(report):
-                break
             if node is None or not may_match(rule.root, node):
                 continue
             found = match(rule.root, node)

@@ -67,9 +67,9 @@ def _check_node(graph: Graph, node: Node, defined: set[Value]) -> None:
 
 
 def _check_updates(graph: Graph, defined: set[Value]) -> None:
-    seen: set[Value] = set()
+    state, seen = set(graph.state), set[Value]()
     for old, new in graph.updates:
-        if old not in graph.state:
+        if old not in state:
             raise VerifyError(f"graph {graph.name}: {old.name or old!r} is updated but no state")
         if old in seen:
             raise VerifyError(f"graph {graph.name}: state {old.name!r} is updated twice")
