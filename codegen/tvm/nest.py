@@ -38,6 +38,8 @@ class Nest:
     def __init__(self, *, inline: bool = False) -> None:
         self._scopes = [_Scope()]
         self.inline = inline
+        self.needs_memory = False
+        """Whether something was to be written out that is right only if it goes through memory."""
 
     @staticmethod
     def inside_lanes(*, inline: bool) -> Nest:
@@ -78,9 +80,12 @@ class Nest:
     def in_memory(self, value: Expr, level: int) -> Expr:
         """`value` for a call of the C library: lanes are split there, and a lane of a vector is
         found again in memory only."""
-        if self.inline or self._scopes[level].lane is None:
+        if self._scopes[level].lane is None or isinstance(value, _NUMBERS):
             return value
-        return value if isinstance(value, _NUMBERS) else self._through_stack(value, level)
+        if self.inline:
+            self.needs_memory = True
+            return value
+        return self._through_stack(value, level)
 
     def _through_stack(self, value: Expr, level: int) -> Expr:
         scope = self._scopes[level]

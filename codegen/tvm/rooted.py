@@ -74,6 +74,9 @@ class _Epilogue:
         flat = ix.linearize(at, output.shape)
         outputs = tuple(dict.fromkeys(self.body.outputs))
         results = evaluator.elements([(v, ix.delinearize(flat, v.shape)) for v in outputs])
+        if nest.needs_memory:
+            self.inline = False
+            return self(indices, value)
         stores = [
             store(self.buffers[v], flat.expression(), result.expr, v.dtype)
             for v, result in zip(outputs, results, strict=True)
