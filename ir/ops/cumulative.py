@@ -7,14 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from ..graph import Value
-from ..op import CODE, Op, Reason, case, define, reject
+from ..op import CODE, Op, case, define, reject
 from ..sugar import full, select, zeros_like
 from ..types import TensorType, bf16, boolean, f16, f32, i8, i32, u8
 from .binary import equal
 from .common import N, require_axis, require_float, require_number, require_same, widen
 from .shape import pad
-
-_SOON = Reason("not lowered yet")
 
 
 def _rule(op: str) -> Callable[..., TensorType]:
@@ -81,7 +79,7 @@ linear_recurrence = define(Op(
     `h[i - 1]` if `reverse`. f16 and bf16 accumulate in f32.""",
     kind="opaque",
     type=_recurrence_type, numpy=_recurrence_numpy, vjp=_recurrence_vjp,
-    onnx=CODE, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(4, 7), f32(4, 7), axis=1, reverse=False),
         case(f32(N, 3), f32(N, 3), axis=0, reverse=True),
@@ -115,7 +113,7 @@ cumsum = define(Op(
     integers wrap around, f16 and bf16 accumulate in f32.""",
     kind="opaque",
     type=_rule("cumsum"), numpy=_oracle(np.add), vjp=_cumsum_vjp,
-    onnx=CODE, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(4, 7), axis=1, reverse=False), case(f32(N, 3), axis=0, reverse=True),
         case(f32(2, N, 3), axis=1, reverse=False), case(i32(9), axis=0, reverse=True),
@@ -146,7 +144,7 @@ cumprod = define(Op(
     integers wrap around, f16 and bf16 accumulate in f32.""",
     kind="opaque",
     type=_rule("cumprod"), numpy=_oracle(np.multiply), vjp=_cumprod_vjp,
-    onnx=CODE, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(4, 7), axis=1, reverse=False), case(f32(N, 3), axis=0, reverse=True),
         case(f32(2, N, 3), axis=1, reverse=False), case(i32(9), axis=0, reverse=True),
@@ -185,7 +183,7 @@ cummax = define(Op(
     `reverse`; NaN wins. {_TIES}""",
     kind="opaque",
     type=_rule("cummax"), numpy=_oracle(np.maximum), vjp=_extremum_vjp,
-    onnx=CODE, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(4, 7), axis=1, reverse=False, distinct=True),
         case(f32(N, 3), axis=0, reverse=True, distinct=True),
@@ -208,7 +206,7 @@ cummin = define(Op(
     `reverse`; NaN wins. {_TIES}""",
     kind="opaque",
     type=_rule("cummin"), numpy=_oracle(np.minimum), vjp=_extremum_vjp,
-    onnx=CODE, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(4, 7), axis=1, reverse=False, distinct=True),
         case(f32(N, 3), axis=0, reverse=True, distinct=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import fft, gather, linalg, orthogonal, sort
+from . import cumulative, fft, gather, linalg, orthogonal, sort
 from .lowering import opaque
 
-__all__ = ["fft", "gather", "linalg", "opaque", "orthogonal", "sort"]
+__all__ = ["cumulative", "fft", "gather", "linalg", "opaque", "orthogonal", "sort"]
