@@ -42,7 +42,8 @@ KERNELS: dict[str, frozenset[str]] = {
     for ops, types in {
         "Exp Log Sqrt Reciprocal Sin Cos Tanh Sigmoid Floor Ceil Round Gemm Softmax LogSoftmax "
         "ReduceMean Sum": _FLOATS,
-        "Erf Conv ConvTranspose AveragePool GlobalAveragePool MaxUnpool HardSigmoid Mean": "f32",
+        "Erf Conv ConvTranspose AveragePool GlobalAveragePool MaxUnpool HardSigmoid Mean Tan Asin "
+        "Acos Atan Sinh Cosh Asinh Acosh Atanh": "f32",
         "Abs Add Sub Mul Div Sign Less LessOrEqual Greater GreaterOrEqual Mod": _NUMBERS,
         "Neg": "f64 f32 i64 i32 i16 i8",
         "Equal": _NUMBERS + " bool",

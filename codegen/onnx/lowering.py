@@ -16,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...ir.builder import Builder
 from ...ir.errors import HornfelsError, LoweringError
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import CODE, Reason
-from ...ir.types import Dim, Shape, Size, TensorType, i64, substitute, symbol
+from ...ir.sugar import cast
+from ...ir.types import Dim, Shape, Size, TensorType, f64, i64, substitute, symbol
 from .emit import Emitter
 
 Order = tuple[int, ...]
@@ -126,6 +128,27 @@ def composition(*names: str) -> Callable[[Callable[..., Composed]], Callable[...
     return register
 
 
+def composition_of_doubles(*names: str) -> Callable[[Callable[..., Composed]], Any]:
+    """As `composition` for f64, of which the runtime's operator of that name has no kernel.
+
+    Ops that are declared without such an operator are computed in f64 whatever their dtype.
+    """
+
+    def register(function: Callable[..., Composed]) -> Callable[..., Composed]:
+        def lowered(ctx: Lowering, node: Node) -> Tensor | tuple[Tensor, ...]:
+            dtype = node.output.dtype
+            if dtype != f64 and node.op.onnx != CODE:
+                return ctx.by_name(node)
+            return compose(
+                ctx, node, lambda *xs: cast(function(*(cast(x, f64) for x in xs)), dtype)
+            )
+
+        lowering(*names)(lowered)
+        return function
+
+    return register
+
+
 class Lowering:
     """State of one lowering: the emitter, and the tensor that holds each value.
 
@@ -193,7 +216,11 @@ class Lowering:
                                 hint="use backend='tvm' or 'eager'")  # fmt: skip
         if op.kind != "elementwise" or op.onnx == CODE:
             raise LoweringError(f"onnx: {op.name} has no lowering in codegen/onnx/ops")
-        operator, out = op.onnx, node.output
+        return self.by_name(node)
+
+    def by_name(self, node: Node) -> Tensor:
+        """An elementwise node as the operator that its declaration names."""
+        operator, out = str(node.op.onnx), node.output
         return self.pointwise(
             lambda *xs: self.e.op(operator, *xs, dtype=out.dtype, **node.attrs),
             [self[v] for v in node.inputs],

@@ -9,8 +9,9 @@ from statistics import NormalDist
 import numpy as np
 
 from ..graph import Value
+from ..op import CODE
 from ..sugar import unary
-from .trigonometric import SOON, unary_float
+from .trigonometric import unary_float
 
 _LN2, _LN10 = math.log(2), math.log(10)
 
@@ -29,7 +30,7 @@ def _exp2_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
 
 
 exp2 = unary_float("exp2", "`2 ** x`, exact for whole numbers.", np.exp2, _exp2_vjp,
-                   onnx=SOON, domain=(-8.0, 8.0))  # fmt: skip
+                   onnx=CODE, domain=(-8.0, 8.0))  # fmt: skip
 
 
 def _log2_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
@@ -37,7 +38,7 @@ def _log2_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
 
 
 log2 = unary_float("log2", "The logarithm to base 2; -inf at 0, NaN below.", np.log2, _log2_vjp,
-                   onnx=SOON, domain=(0.1, 9.0))  # fmt: skip
+                   onnx=CODE, domain=(0.1, 9.0))  # fmt: skip
 
 
 def _log10_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
@@ -45,7 +46,7 @@ def _log10_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
 
 
 log10 = unary_float("log10", "The logarithm to base 10; -inf at 0, NaN below.", np.log10,
-                    _log10_vjp, onnx=SOON, domain=(0.1, 9.0))  # fmt: skip
+                    _log10_vjp, onnx=CODE, domain=(0.1, 9.0))  # fmt: skip
 
 
 def _cbrt_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
@@ -53,7 +54,7 @@ def _cbrt_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
 
 
 cbrt = unary_float("cbrt", "The number whose third power is `x`; infinite gradient at 0.",
-                   np.cbrt, _cbrt_vjp, onnx=SOON, domain=(0.1, 9.0))  # fmt: skip
+                   np.cbrt, _cbrt_vjp, onnx=CODE, domain=(0.1, 9.0))  # fmt: skip
 
 
 def _erfc_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
@@ -62,7 +63,7 @@ def _erfc_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
 
 erfc = unary_float("erfc", "`1 - erf(x)`, exact where `erf` is nearly 1.",
                    _elementwise(math.erfc), _erfc_vjp,
-                   onnx=SOON, domain=(-3.0, 3.0))  # fmt: skip
+                   onnx=CODE, domain=(-3.0, 3.0))  # fmt: skip
 
 
 def _inverse(x: float) -> float:
@@ -82,4 +83,4 @@ def _erf_inv_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
 
 erf_inv = unary_float("erf_inv", "The inverse of `erf`; infinite at 1 and -1, NaN beyond.",
                       _elementwise(_inverse), _erf_inv_vjp,
-                      onnx=SOON, domain=(-0.95, 0.95))  # fmt: skip
+                      onnx=CODE, domain=(-0.95, 0.95))  # fmt: skip

@@ -17,10 +17,13 @@ from . import (
     scatter,
     shape,
     sort,
+    special,
+    trigonometric,
     window,
 )
 
 __all__ = [
     "binary", "constant", "control", "conv", "cumulative", "dynamic", "elementwise", "fft",
-    "gather", "matmul", "reduce", "scatter", "shape", "sort", "window",
+    "gather", "matmul", "reduce", "scatter", "shape", "sort", "special", "trigonometric",
+    "window",
 ]  # fmt: skip

@@ -72,6 +72,7 @@ def _erf(e: Emitter, x: str, node: Node) -> str:
 
 _SPLIT = 1.25
 _END = 6.0  # from here on erf is 1 in f64
+_END_COMPLEMENT = 27.0  # and erfc is 0
 
 
 def _erf64(e: Emitter, x: str) -> str:
@@ -83,12 +84,29 @@ def _erf64(e: Emitter, x: str) -> str:
     size = e.op("Min", e.op("Abs", x), e.like(_END, x))
     square = e.op("Mul", size, size)
     inner = e.op("Mul", size, _taylor(e, e.op("Min", square, e.like(_SPLIT**2, x))))
-    inverse = e.op("Reciprocal", e.op("Max", size, e.like(_SPLIT, x)))
-    tail = _chebyshev(e, inverse, 1 / _END, 1 / _SPLIT)
-    outer = e.op("Sub", e.like(1, x), e.op("Mul", e.op("Exp", e.op("Neg", square)), tail))
+    outer = e.op("Sub", e.like(1, x), _tail(e, size, _END, 25))
     near = e.op("Less", size, e.like(_SPLIT, x), dtype=boolean)
     signed = e.op("Mul", e.op("Sign", x), e.where(near, inner, outer))
     return e.where(e.op("IsNaN", x, dtype=boolean), x, signed)
+
+
+@pointwise("erfc")
+def _erfc(e: Emitter, x: str, node: Node) -> str:
+    """In f64 for every dtype: from 1.25 on the tail, before it what erf leaves of 1."""
+    wide = e.cast(x, f64)
+    size = e.op("Min", wide, e.const(_END_COMPLEMENT, f64))
+    near = e.op("Less", wide, e.const(_SPLIT, f64), dtype=boolean)
+    rest = e.op("Sub", e.const(1, f64), _erf64(e, wide))
+    tail = _tail(e, size, _END_COMPLEMENT, 48)
+    found = e.where(near, rest, tail)
+    return e.cast(e.where(e.op("IsNaN", wide, dtype=boolean), wide, found), node.output.dtype)
+
+
+def _tail(e: Emitter, x: str, end: float, terms: int) -> str:
+    """erfc of numbers from 1.25 to `end`."""
+    inverse = e.op("Reciprocal", e.op("Max", x, e.like(_SPLIT, x)))
+    series = _chebyshev(e, inverse, 1 / end, 1 / _SPLIT, terms)
+    return e.op("Mul", e.op("Exp", e.op("Neg", e.op("Mul", x, x))), series)
 
 
 def _taylor(e: Emitter, square: str) -> str:
@@ -102,15 +120,19 @@ def _taylor(e: Emitter, square: str) -> str:
     return total
 
 
-def _scaled_erfc(inverse: float) -> float:
-    return math.erfc(1 / inverse) * math.exp(1 / inverse**2)
+def _scaled_erfc(t: float) -> float:
+    """`erfc(1/t) * exp(1/t^2)`; the asymptotic series where erfc becomes too small."""
+    if t > 1 / 26:
+        return math.erfc(1 / t) * math.exp(1 / t**2)
+    terms = (1, -1 / 2, 3 / 4, -15 / 8, 105 / 16, -945 / 32)
+    return t / math.sqrt(math.pi) * sum(c * t ** (2 * k) for k, c in enumerate(terms))
 
 
-def _chebyshev(e: Emitter, x: str, low: float, high: float) -> str:
+def _chebyshev(e: Emitter, x: str, low: float, high: float, terms: int) -> str:
     """Clenshaw's sum of the series that interpolates `_scaled_erfc` on [low, high]."""
-    nodes = (np.arange(25) + 0.5) * math.pi / 25
+    nodes = (np.arange(terms) + 0.5) * math.pi / terms
     values = [_scaled_erfc((high + low) / 2 + (high - low) / 2 * math.cos(a)) for a in nodes]
-    series = [math.fsum(values * np.cos(k * nodes)) * 2 / 25 for k in range(25)]
+    series = [math.fsum(values * np.cos(k * nodes)) * 2 / terms for k in range(terms)]
     scaled = e.op("Mul", x, e.like(2 / (high - low), x))
     t = e.op("Sub", scaled, e.like((high + low) / (high - low), x))
     twice = e.op("Add", t, t)
