@@ -32,6 +32,7 @@ from .frontend import (
     regularizers,
     utils,
 )
+from .frontend.compile import compile
 from .frontend.dtype_policy import DTypePolicy
 from .frontend.gradients import gradients
 from .frontend.initializers import Initializer
@@ -42,6 +43,14 @@ from .frontend.metrics import Metric
 from .frontend.models import Functional, Model, Sequential
 from .frontend.naming import name_scope
 from .frontend.operation import Operation, operation
+from .frontend.ops.autodiff import (
+    custom_gradient,
+    grad,
+    hessian_vector_product,
+    jvp,
+    value_and_grad,
+    vjp,
+)
 from .frontend.optimizers import Optimizer
 from .frontend.regularizers import Regularizer
 from .frontend.trace import Trace
@@ -49,7 +58,8 @@ from .frontend.variable import Variable
 from .ir import errors
 from .ir.settings import settings
 from .runtime import callbacks
-from .runtime.session import CompiledModel, compile
+from .runtime.function import CompiledFunction
+from .runtime.session import CompiledModel
 
 __version__ = "0.1.0"
 
@@ -68,6 +78,7 @@ def version() -> str:
 
 
 __all__ = [
+    "CompiledFunction",
     "CompiledModel",
     "DTypePolicy",
     "Functional",
@@ -92,10 +103,14 @@ __all__ = [
     "compile",
     "config",
     "constraints",
+    "custom_gradient",
     "datasets",
     "errors",
+    "grad",
     "gradients",
+    "hessian_vector_product",
     "initializers",
+    "jvp",
     "layers",
     "losses",
     "metrics",
@@ -108,5 +123,7 @@ __all__ = [
     "regularizers",
     "settings",
     "utils",
+    "value_and_grad",
     "version",
+    "vjp",
 ]

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from ..ir.builder import EagerBuilder, current
 from ..ir.errors import HornfelsError, ShapeError
 from ..ir.graph import Value
-from ..ir.types import Dim, symbol
+from ..ir.types import Dim, TensorType, symbol
 from . import tree
 from .keras_tensor import CallNode, KerasTensor, is_symbolic
 from .naming import auto_name
@@ -119,7 +119,8 @@ def evaluate_symbolically(
     try:
         return _evaluate_types(body, args, kwargs, {})
     except ShapeError as error:
-        equal = _equal_by_axis([*tree.leaves((args, kwargs))])
+        symbolic = [x.type for x in tree.leaves((args, kwargs)) if isinstance(x, KerasTensor)]
+        equal = equal_by_axis(symbolic)
         if not equal:
             raise
         try:
@@ -145,15 +146,14 @@ def _evaluate_types(
     return tree.map_structure(_to_symbolic, outputs)
 
 
-def _equal_by_axis(arguments: list[Any]) -> dict[str, Dim]:
-    """For each symbol the one that another tensor has at the same axis."""
+def equal_by_axis(types: Iterable[TensorType]) -> dict[str, Dim]:
+    """For each symbol that is a size by itself the one that another tensor has at its axis."""
     first: dict[int, Dim] = {}
     equal: dict[str, Dim] = {}
-    for x in arguments:
-        if isinstance(x, KerasTensor):
-            for axis, size in enumerate(x.type.shape):
-                if isinstance(size, Dim) and size != first.setdefault(axis, size):
-                    equal |= {name: first[axis] for name in size.symbols if size == symbol(name)}
+    for x in types:
+        for axis, size in enumerate(x.shape):
+            if isinstance(size, Dim) and size != first.setdefault(axis, size):
+                equal |= {name: first[axis] for name in size.symbols if size == symbol(name)}
     return equal
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+MISSING = object()
+"""What no structure holds."""
+
 
 def leaves(structure: Any) -> Iterator[Any]:
     """The leaves from left to right; dicts in the order of their keys' insertion."""

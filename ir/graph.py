@@ -49,7 +49,6 @@ class Value:
     """
 
     __slots__ = ("index", "name", "node", "type")
-    __array_ufunc__ = None  # so that ndarray + Value comes to Value.__radd__
     __hash__ = object.__hash__
 
     def __init__(
@@ -102,6 +101,10 @@ class Value:
 
     def __len__(self) -> int:
         return int(self.shape[0])
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Value:
+        """What NumPy asks for `array + value`; its other functions know no traced tensors."""
+        return sugar.numpy_operator(ufunc, method, inputs, options)
 
     def __add__(self, other: Any) -> Value:
         return sugar.binary("add", self, other)

@@ -7,7 +7,8 @@ builder. The vjp rules, the frontend's `ops` and Value's operators all go throug
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +97,28 @@ def number(x: Value, what: str) -> np.ndarray:
         raise _unknown(x, what, "use ops.where or ops.cond instead of Python control flow on "
                                 "tensors")  # fmt: skip
     return array
+
+
+_NUMPY_OPERATORS: dict[Any, Callable[[Any, Any], Any]] = {
+    np.add: operator.add, np.subtract: operator.sub, np.multiply: operator.mul,
+    np.true_divide: operator.truediv, np.floor_divide: operator.floordiv,
+    np.remainder: operator.mod, np.power: operator.pow, np.matmul: operator.matmul,
+    np.less: operator.lt, np.less_equal: operator.le, np.greater: operator.gt,
+    np.greater_equal: operator.ge, np.bitwise_and: operator.and_, np.bitwise_or: operator.or_,
+    np.bitwise_xor: operator.xor, np.left_shift: operator.lshift,
+    np.right_shift: operator.rshift,
+}  # fmt: skip
+
+
+def numpy_operator(ufunc: Any, method: str, inputs: Any, options: Any) -> Value:
+    """Python's operator between an array and a Value, which NumPy is asked for first."""
+    function = _NUMPY_OPERATORS.get(ufunc)
+    if function is None or method != "__call__" or options or len(inputs) != 2:
+        traced = next(x for x in inputs if hasattr(x, "dtype") and not isinstance(x, np.ndarray))
+        raise _unknown(traced, f"numpy.{ufunc.__name__}", "use hornfels.ops in place of NumPy's "
+                                                          "functions")  # fmt: skip
+    result: Value = function(value(inputs[0]), inputs[1])
+    return result
 
 
 def _unknown(x: Value, what: str, hint: str) -> DTypeError:
