@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     binary,
+    bits,
     constant,
     control,
     conv,
@@ -23,7 +24,7 @@ from . import (
 )
 
 __all__ = [
-    "binary", "constant", "control", "conv", "cumulative", "dynamic", "elementwise", "fft",
+    "binary", "bits", "constant", "control", "conv", "cumulative", "dynamic", "elementwise", "fft",
     "gather", "matmul", "reduce", "scatter", "shape", "sort", "special", "trigonometric",
     "window",
 ]  # fmt: skip
