@@ -151,7 +151,8 @@ def max_pool(
         ``epilogue(indices, value)`` returns the stores for one element.
     """
     epilogue = epilogue or store_to(out)
-    dtype = emit.dtype_of(x)
+    # TVM loses track of a local bf16 array that several stores read, so it is wider.
+    dtype = accumulator(x)
 
     def result(n: Index, p: Place, block: Channels) -> Stmt:
         def body(best: Buffer) -> Stmt:
@@ -176,7 +177,7 @@ def _largest(
         element = windows.element(p, at)
 
         def lane(j: Index) -> Stmt:
-            value = x[(n, *element, block.first + j)]
+            value = cast(x[(n, *element, block.first + j)], emit.dtype_of(best))
             above = value > best[j]
             if emit.dtype_of(x).startswith(("float", "bfloat")):
                 above = tirx.any(above, is_nan(value))
