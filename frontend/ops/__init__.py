@@ -17,12 +17,16 @@ from . import diagonals as _diagonals
 from . import einsum as _einsum
 from . import indexing as _indexing
 from . import joining as _joining
+from . import linalg as _linalg
+from . import nan as _nan
 from . import normalization as _normalization
 from . import products as _products
 from . import reduce as _reduce
 from . import shapes as _shapes
+from . import sorting as _sorting
 from . import spatial as _spatial
 from . import special as _special
+from . import statistics as _statistics
 from . import windows as _windows
 from .activation import *  # noqa: F403
 from .arithmetic import *  # noqa: F403
@@ -37,18 +41,22 @@ from .diagonals import *  # noqa: F403
 from .einsum import *  # noqa: F403
 from .indexing import *  # noqa: F403
 from .joining import *  # noqa: F403
+from .linalg import *  # noqa: F403
+from .nan import *  # noqa: F403
 from .normalization import *  # noqa: F403
 from .products import *  # noqa: F403
 from .reduce import *  # noqa: F403
 from .shapes import *  # noqa: F403
+from .sorting import *  # noqa: F403
 from .spatial import *  # noqa: F403
 from .special import *  # noqa: F403
+from .statistics import *  # noqa: F403
 from .windows import *  # noqa: F403
 
 _FAMILIES = (
     _activation, _arithmetic, _attention, _autodiff, _complex, _convolution, _core, _creation,
-    _crossentropy, _diagonals, _einsum, _indexing, _joining, _normalization, _products,
-    _reduce, _shapes, _spatial, _special, _windows,
+    _crossentropy, _diagonals, _einsum, _indexing, _joining, _linalg, _nan, _normalization,
+    _products, _reduce, _shapes, _sorting, _spatial, _special, _statistics, _windows,
 )  # fmt: skip
 
 __all__ = sorted({name for family in _FAMILIES for name in family.__all__})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ...ir import sugar
-from ...ir.errors import ArgumentError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
 from ...ir.types import bf16, boolean, f16, f32, i32
@@ -143,20 +142,6 @@ def average(x: Any, axis: Any = None, weights: Any = None) -> Any:
     return total / sugar.reduce("reduce_sum", weights, axis)
 
 
-@operation
-def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    """The vector norm over `axis`: Euclidean by default, or of order 1, 2 or infinity."""
-    x = floating(x)
-    if ord in (None, 2, "fro"):
-        return sugar.unary("sqrt", sugar.reduce("reduce_sum", x * x, axis, keepdims))
-    size = sugar.unary("abs", x)
-    if ord == 1:
-        return sugar.reduce("reduce_sum", size, axis, keepdims)
-    if ord == float("inf"):
-        return sugar.reduce("reduce_max", size, axis, keepdims)
-    raise ArgumentError(f"norm: ord must be 1, 2, 'fro' or inf, got {ord!r}")
-
-
 def amax(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """The largest element; NaN if one is NaN."""
     return max(x, axis, keepdims)
@@ -169,5 +154,5 @@ def amin(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 __all__ = [
     "all", "amax", "amin", "any", "argmax", "argmin", "average", "count_nonzero", "logsumexp",
-    "max", "mean", "min", "norm", "prod", "std", "sum", "var",
+    "max", "mean", "min", "prod", "std", "sum", "var",
 ]  # fmt: skip
