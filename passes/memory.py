@@ -86,7 +86,7 @@ class _Storages:
         if operand not in self.aligned[index]:
             return True
         if isinstance(call, RegionCall):
-            return self._begins_as(call, output) is operand
+            return self.begins_as(call, output) is operand
         if call.kernel.root != "pointwise":
             node = call.kernel.body.outputs[call.outputs.index(output)].node
             kind = node.op.kind if node else ""
@@ -94,7 +94,7 @@ class _Storages:
                 return False
         return self.aligned[index][operand]
 
-    def _begins_as(self, call: RegionCall, output: Value) -> Value | None:
+    def begins_as(self, call: RegionCall, output: Value) -> Value | None:
         """The operand that a carry begins as, unless the region reads it elsewhere."""
         owners = [self.owner(v) for v in call.inputs]
         begins = {call.outputs[j]: owners[i] for j, i in call.carries}
@@ -117,29 +117,48 @@ class _Homes:
         for space, values in (("input", self.graph.inputs), ("state", self.graph.state)):
             for i, value in enumerate(values):
                 self.slots[value] = Slot(space, i, 0, value.type.nbytes)  # type: ignore[arg-type]
+        self.results = {storages.owner(v) for v in self.graph.results}
         self._place_updates()
         for i, value in enumerate(self.graph.outputs):
-            owner = storages.owner(value)
-            if owner in storages.producer and owner not in self.slots:
+            owner: Value | None = storages.owner(value)
+            while owner in storages.producer and owner not in self.slots:
                 self.slots[owner] = Slot("output", i, 0, owner.type.nbytes)
+                owner = self._computed_only_for(owner)
 
     def _place_updates(self) -> None:
         kept = {self.storages.owner(new) for _, new in self.graph.updates}
         users = _users(self)
         for old, new in self.graph.updates:
-            owner = self.storages.owner(new)
-            if owner not in self.storages.producer or owner in self.slots or old in kept:
-                continue
-            writer = self.storages.producer[owner]
-            readers = set(self.storages.readers.get(old, ())) - {writer}
-            if not self.storages.may_overwrite(owner, old):
-                continue
-            if readers & self._after(writer, users):
-                continue
-            self.before[writer] |= readers
-            for reader in readers:
-                users[reader].append(writer)
-            self.slots[owner] = self.slots[old]
+            owner: Value | None = self.storages.owner(new)
+            while (
+                owner in self.storages.producer
+                and owner not in self.slots
+                and old not in kept
+                and self._may_replace(owner, old, users)
+            ):
+                self.slots[owner] = self.slots[old]
+                owner = self._computed_only_for(owner)
+
+    def _may_replace(self, new: Value, old: Value, users: list[list[int]]) -> bool:
+        """Whether `new` can be computed over a state; then its readers are made to run before."""
+        writer = self.storages.producer[new]
+        readers = set(self.storages.readers.get(old, ())) - {writer}
+        if not self.storages.may_overwrite(new, old) or readers & self._after(writer, users):
+            return False
+        self.before[writer] |= readers
+        for reader in readers:
+            users[reader].append(writer)
+        return True
+
+    def _computed_only_for(self, output: Value) -> Value | None:
+        """What a carry of a region begins as, if nothing else uses that: it can lie there too."""
+        index = self.storages.producer[output]
+        call = self.storages.calls[index]
+        if not isinstance(call, RegionCall):
+            return None
+        value = self.storages.begins_as(call, output)
+        alone = self.storages.readers.get(value, []) == [index]  # type: ignore[arg-type]
+        return value if alone and value not in self.results else None
 
     def _after(self, call: int, users: list[list[int]]) -> set[int]:
         """The calls that must run after `call`."""

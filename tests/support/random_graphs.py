@@ -108,7 +108,7 @@ class RandomGraph:
 
     def reduced(self) -> Value | None:
         x = self.pick(self.floats())
-        if not x.ndim:
+        if not x.ndim or 0 in x.shape:
             return None
         axes = sorted({int(a) for a in self.rng.integers(0, x.ndim, size=2)})
         if self.rng.random() < 0.2:
@@ -148,7 +148,7 @@ class RandomGraph:
 
     def gathered(self) -> Value | None:
         x = self.pick(self.floats())
-        if not x.ndim:
+        if not x.ndim or 0 in x.shape:
             return None
         indices = constant(np.array([1, 0, 7, 1]), i32)
         rows = get("gather")(x, indices, axis=0)
