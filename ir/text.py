@@ -352,6 +352,6 @@ def _parse_array(type_text: str, numbers: str) -> np.ndarray:
         return data.reshape(shape)
     words = numbers.split()
     if type_.dtype.is_bool:
-        return np.array([w == "True" for w in words]).reshape(shape)
+        return np.array([w == "True" for w in words], np.bool_).reshape(shape)
     convert = float if type_.dtype.is_float else int
     return np.array([convert(w) for w in words], dtype=type_.dtype.numpy).reshape(shape)
