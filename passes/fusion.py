@@ -40,6 +40,9 @@ OUTPUTS = 24
 EPILOGUE_OPERANDS = 4
 """Operands of full size that an epilogue may read beside the root's output."""
 
+READ_AT_COMPUTED = {"gather": 0, "take_along": 0, "dynamic_slice": 0, "dynamic_update": 1}
+"""The operand that an op reads at positions which are known only when the code runs."""
+
 _FREE = frozenset({
     "constant", "broadcast", "reshape", "transpose", "slice", "reverse", "iota",
     "stop_gradient", "dimension_size",
@@ -47,7 +50,9 @@ _FREE = frozenset({
 _COSTS = {
     "div": 4, "remainder": 6, "sqrt": 4, "rsqrt": 4, "exp": 10, "expm1": 12, "log": 12,
     "log1p": 14, "sin": 12, "cos": 12, "tanh": 14, "sigmoid": 12, "erf": 14, "pow": 24,
-    "gather": 2, "rng_bits": 80,
+    "gather": 2, "take_along": 2, "rng_bits": 80, "tan": 24, "asin": 14, "acos": 14, "atan": 16,
+    "atan2": 24, "sinh": 20, "cosh": 14, "asinh": 24, "acosh": 24, "atanh": 20, "exp2": 10,
+    "log2": 12, "log10": 12, "cbrt": 20, "erfc": 40, "erf_inv": 40,
 }  # fmt: skip
 _VIEWS = frozenset({"reshape", "stop_gradient"})  # of a stored value they need no computation
 _EPILOGUE_OPS = frozenset({"broadcast", "constant", "stop_gradient"})
@@ -120,7 +125,7 @@ def _needed_in_memory(graph: Graph) -> dict[Value, bool]:
     needed: dict[Value, bool] = {}
     for node in graph.nodes:
         for position, value in enumerate(node.inputs):
-            if node.op.kind in ROOTED or (node.op.name == "gather" and position == 0):
+            if node.op.kind in ROOTED or READ_AT_COMPUTED.get(node.op.name) == position:
                 needed[value] = True
             elif node.op.name == "rng_bits" or _expands(node):
                 needed.setdefault(value, False)

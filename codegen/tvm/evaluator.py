@@ -14,7 +14,8 @@ from typing import Any
 from ...ir.errors import LoweringError
 from ...ir.graph import Node, Value
 from ...ir.scalar import threefry2x32
-from ...ir.types import bf16, boolean, f16, f32, i64, u32
+from ...ir.types import Shape, bf16, boolean, f16, f32, i64, u32
+from ...passes.fusion import READ_AT_COMPUTED
 from . import index as ix
 from .emit import Buffer, shape_of
 from .index import Index, Indices
@@ -165,9 +166,10 @@ class Evaluator:
                 order[item] = None
                 continue
             stack.append((item, True))
+            picked = READ_AT_COMPUTED.get(value.node.op.name)
             operands = _operands(value.node, at, [])
-            if value.node.op.name == "gather":  # where it reads is known only when it does
-                operands = operands[:1]
+            if picked is not None:  # where it reads is known only when it does
+                operands = [item for item in operands if item[0] is not value.node.inputs[picked]]
             stack.extend((operand, False) for operand in reversed(operands))
         return list(order)
 
@@ -273,6 +275,36 @@ class Evaluator:
         rest = at[axis + indices.ndim :]
         return self.element(x, (*at[:axis], found, *rest))
 
+    def _take_along(self, node: Node, at: Indices) -> Element:
+        x, indices = node.inputs
+        axis = node.attrs["axis"]
+        found = self.clamped(self.element(indices, at), x.shape[axis] - 1)
+        return self.element(x, (*at[:axis], found, *at[axis + 1 :]))
+
+    def _starts(self, starts: Sequence[Value], shape: Shape, sizes: Shape) -> Indices:
+        """Where a window begins, moved inside."""
+        return tuple(
+            self.clamped(self.element(start, ()), whole - size)
+            for start, whole, size in zip(starts, shape, sizes, strict=True)
+        )
+
+    def _dynamic_slice(self, node: Node, at: Indices) -> Element:
+        x, *starts = node.inputs
+        first = self._starts(starts, x.shape, node.output.shape)
+        return self.element(x, tuple(i + j for i, j in zip(at, first, strict=True)))
+
+    def _dynamic_update(self, node: Node, at: Indices) -> Element:
+        x, update, *starts = node.inputs
+        if 0 in update.shape:
+            return self.element(x, at)
+        first = self._starts(starts, x.shape, update.shape)
+        local = [i - j for i, j in zip(at, first, strict=True)]
+        ends = [size - 1 for size in update.shape]
+        inside = tuple((i, 0, end, 1) for i, end in zip(local, ends, strict=True))
+        near = tuple(i.clamp(0, end) for i, end in zip(local, ends, strict=True))
+        replaced = self.element(update, near)
+        return select(self._all(inside), replaced, self.element(x, at))
+
     def clamped(self, picked: Element, last: int) -> Index:
         """A loaded index as an index in 0 ... last."""
         if picked.number is not None:
@@ -327,7 +359,8 @@ def as_stored(x: Element, value: Value) -> Element:
 _SPECIAL: dict[str, Any] = {
     "concat": Evaluator._concat, "gather": Evaluator._gather, "iota": Evaluator._iota,
     "rng_bits": Evaluator._rng_bits, "constant": Evaluator._constant,
-    "dimension_size": Evaluator._dimension_size,
+    "dimension_size": Evaluator._dimension_size, "take_along": Evaluator._take_along,
+    "dynamic_slice": Evaluator._dynamic_slice, "dynamic_update": Evaluator._dynamic_update,
 }  # fmt: skip
 
 
@@ -362,11 +395,8 @@ def _operands(node: Node, here: Indices, found: list[Index]) -> list[tuple[Value
     if node.op.name == "concat":
         found.append(here[node.attrs["axis"]])
         return [(part.value, part.indices) for part, _ in concat_parts(node, here)]
-    if node.op.name == "gather":
-        x, indices = node.inputs
-        axis = node.attrs["axis"]
-        inner = here[axis : axis + indices.ndim]
-        return [(indices, inner), (x, (*here[:axis], ix.ZERO, *here[axis + indices.ndim :]))]
+    if node.op.name in READ_AT_COMPUTED:
+        return _computed_operands(node, here)
     if node.op.name == "iota":
         found.append(here[node.attrs["axis"]])
         return []
@@ -376,3 +406,19 @@ def _operands(node: Node, here: Indices, found: list[Index]) -> list[tuple[Value
     if node.op.kind in ("constant",) or node.op.name == "dimension_size":
         return []
     return [(v, here) for v in node.inputs]
+
+
+def _computed_operands(node: Node, here: Indices) -> list[tuple[Value, Indices]]:
+    """As `_operands`, with 0 for what is known only when the code runs."""
+    x, other, *_ = (*node.inputs, None)
+    if node.op.name == "gather":
+        axis = node.attrs["axis"]
+        end = axis + other.ndim
+        return [(other, here[axis:end]), (x, (*here[:axis], ix.ZERO, *here[end:]))]
+    if node.op.name == "take_along":
+        axis = node.attrs["axis"]
+        return [(other, here), (x, (*here[:axis], ix.ZERO, *here[axis + 1 :]))]
+    if node.op.name == "dynamic_slice":
+        return [(x, here), *((start, ()) for start in node.inputs[1:])]
+    inner = tuple(i.clamp(0, max(size - 1, 0)) for i, size in zip(here, other.shape, strict=True))
+    return [(x, here), (other, inner), *((start, ()) for start in node.inputs[2:])]

@@ -63,7 +63,7 @@ dynamic_slice = define(Op(
     A start that would leave `x` is moved to the nearest at which the window lies inside.""",
     kind="index",
     type=_slice_type, numpy=_slice_numpy, vjp=_slice_vjp,
-    onnx=CODE, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(5, 7), i32(), i32(), sizes=(2, 3), integers=(0, 4)),
         case(f32(N, 7), i32(), i32(), sizes=(N, 3), integers=(-9, 10)),
@@ -116,7 +116,7 @@ dynamic_update = define(Op(
     leave `x` is moved to the nearest at which the window lies inside.""",
     kind="index",
     type=_update_type, numpy=_update_numpy, vjp=_update_vjp,
-    onnx=CODE, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(5, 7), f32(2, 3), i32(), i32(), integers=(0, 4)),
         case(f32(N, 7), f32(N, 3), i32(), i32(), integers=(-9, 10)),

@@ -158,7 +158,7 @@ take_along = define(Op(
     index that `indices` has there. An index out of range is clamped to the nearest legal one.""",
     kind="index",
     type=_take_along_type, numpy=_take_along_numpy, vjp=_take_along_vjp,
-    onnx=CODE, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(4, 7), i32(4, 3), axis=1, integers=(0, 7)),
         case(f32(N, 5), i32(N, 5), axis=1, integers=(-3, 9)),
