@@ -396,6 +396,16 @@ class Report:
     sweeps: int = 0
     budget: Budget = field(default_factory=Budget)
 
+    @staticmethod
+    def of(reports: Sequence[Report]) -> Report:
+        """One report on what several runs did together."""
+        total = Report(budget=reports[-1].budget)
+        for each in reports:
+            total.fired += each.fired
+            total.refusals |= each.refusals
+            total.sweeps = max(total.sweeps, each.sweeps)
+        return total
+
     def why_not(self, rule: str) -> list[str]:
         """The reasons why matches of a rule were refused."""
         return [f"at {r.node}: {r.reason}" for r in self.refusals if r.rule == rule]

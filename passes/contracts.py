@@ -18,7 +18,9 @@ from ..ir.rewrite import number_of
 from ..ir.settings import current_settings
 from ..ir.verify import verify
 from .cse import key_of
+from .loops import take_apart
 from .plan import ALIGNMENT, Call, Plan, Slot
+from .regions import live_outputs
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ def _open_sizes(graph: Graph) -> str:
     return ""
 
 
+def _idle_regions(graph: Graph) -> str:
+    live = live_outputs(graph)
+    for node, outputs in live.items():
+        if take_apart(node, node.inputs).keep(outputs):
+            return f"{_label(node)} computes or reads what nothing needs"
+    return ""
+
+
 WELL_FORMED = Property(
     "well-formed", "Values are defined before they are used and of the types that ops infer.",
     _ill_formed, always=True)  # fmt: skip
@@ -111,12 +121,16 @@ NO_CONSTANT_ARITHMETIC = Property(
     "no-constant-arithmetic", "No elementwise node computes from constant numbers alone, and "
     "constants that repeat one number are broadcast scalars.", _constant_arithmetic)  # fmt: skip
 NO_MARKERS = Property("no-markers", "Nothing is left that only differentiation reads.", _markers)
+NO_IDLE_REGIONS = Property(
+    "no-idle-regions", "Loops and branches have no outputs, carries and operands that no result "
+    "needs.", _idle_regions)  # fmt: skip
 STATIC = Property(
     "static", "All sizes are known.", _open_sizes, always=True)  # fmt: skip
 
 CONTRACTS: Mapping[str, tuple[Property, ...]] = {
     "trace": (WELL_FORMED,),
     "cse": (WELL_FORMED, NO_EQUAL_NODES, NO_DEAD_NODES),
+    "regions": (WELL_FORMED, NO_IDLE_REGIONS, NO_DEAD_NODES),
     "simplify": (WELL_FORMED, NO_MARKERS, NO_DEAD_NODES),
     "fold": (WELL_FORMED, NO_CONSTANT_ARITHMETIC, NO_DEAD_NODES),
     "dce": (WELL_FORMED, NO_DEAD_NODES),

@@ -4,7 +4,8 @@
     %1 = constant[value=3]()      ->      %0 = constant[value=6]()
     %2 = mul(%0, %1)
 
-Arrays that repeat one number are kept as a broadcast scalar, never written out.
+Arrays that repeat one number are kept as a broadcast scalar, never written out. Loops are not run:
+they may be long, or without an end.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Fold:
         if node.op.kind == "constant":
             compact = _compact(node.output)
             return None if compact is node.output else [compact]
-        if not inputs or node.op.name in _NEVER or not all(v.type.is_static for v in node.outputs):
+        if not inputs or node.op.name in _NEVER or node.op.kind == "region":
+            return None
+        if not all(v.type.is_static for v in node.outputs):
             return None
         if node.op.kind == "elementwise":
             numbers = [number_of(v) for v in inputs]

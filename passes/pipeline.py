@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from ..ir.builder import emit
 from ..ir.errors import ArgumentError, PassError
 from ..ir.files import writing
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Node, Value
 from ..ir.ops.custom import erase_gradient_rules
 from ..ir.rewrite import Budget, Report, Rewrite, spending
 from ..ir.settings import current_settings, report
@@ -28,6 +29,7 @@ from .fold import Fold
 from .fusion import fuse
 from .memory import plan as plan_memory
 from .plan import Plan
+from .regions import Regions
 from .simplify import Simplify
 
 
@@ -52,9 +54,11 @@ class RewritePass(Protocol):
 # round found nothing on any model of ours.
 PIPELINE: tuple[Pass, ...] = (
     Cse(),
+    Regions(),
     Simplify(),
     Fold(),
     Cse(),
+    Regions(),
     Simplify(),
     Fold(),
     Cse(),
@@ -226,13 +230,10 @@ def _folder_for(graph: Graph, dump: str) -> Path | None:
 
 def _run(label: str, each: Pass, graph: Graph, before: Sequence[str], budget: Budget) -> Stage:
     start, spent = time.perf_counter(), budget.spent
-    rules = None
     try:
-        if isinstance(each, RewritePass):
-            result, rules = each.rewrite(graph)
+        result, rules = apply(each, graph)
+        if rules:
             report("rules", str(rules))
-        else:
-            result = each.run(graph)
         check(each.name, result, complete=not budget.is_spent)
     except Exception as error:
         raise _failure(each, graph, before, error) from error
@@ -241,6 +242,39 @@ def _run(label: str, each: Pass, graph: Graph, before: Sequence[str], budget: Bu
                     rules.fired if rules else Counter(), budget.spent - spent, budget.last,
                     rules)  # fmt: skip
     return Stage(label, result, record)
+
+
+def apply(each: Pass, graph: Graph) -> tuple[Graph, Report | None]:
+    """A pass on the bodies of all regions, the innermost first, then on the graph itself.
+
+    Returns
+    -------
+    tuple
+        The graph, and what the rules of the pass did, if it has any.
+    """
+    reports: list[Report] = []
+    result = _apply(each, graph, reports)
+    return result, Report.of(reports) if reports else None
+
+
+def _apply(each: Pass, graph: Graph, reports: list[Report]) -> Graph:
+    def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
+        bodies = {name: _apply(each, body, reports) for name, body in node.regions.items()}
+        if all(_is_same(body, node.attrs[name]) for name, body in bodies.items()):
+            return None
+        return emit(node.op, inputs, {**node.attrs, **bodies})
+
+    if any(node.op.kind == "region" for node in graph.nodes):
+        graph = graph.rebuild(visit)
+    if not isinstance(each, RewritePass):
+        return each.run(graph)
+    result, found = each.rewrite(graph)
+    reports.append(found)
+    return result
+
+
+def _is_same(one: Graph, other: Graph) -> bool:
+    return (one.nodes, one.inputs, one.outputs) == (other.nodes, other.inputs, other.outputs)
 
 
 def _failure(each: Pass, graph: Graph, before: Sequence[str], error: Exception) -> PassError:

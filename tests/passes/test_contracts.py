@@ -41,6 +41,15 @@ BROKEN = {
         %0: f32[3] = stop_gradient(%x)
         return y=%0
     }""", "stop_gradient: f32[3] has no meaning after differentiation"),
+    contracts.NO_IDLE_REGIONS: ("""graph g(%x: f32[3], %y: f32[3]) {
+        %0, %1: f32[3], f32[4,3] = scan[carry=1, stacked=0, length=4](%x, %y) {
+          body = graph step(%c: f32[3], %w: f32[3]) {
+            %0: f32[3] = mul(%c, %w)
+            return c=%0, y=%w
+          }
+        }
+        return z=%0
+    }""", "scan: f32[3], f32[4,3] computes or reads what nothing needs"),
     contracts.STATIC: ("""graph g(%x: f32[N]) {
         %0: f32[N] = exp(%x)
         return y=%0

@@ -92,7 +92,7 @@ def test_rules_that_undo_each_other_are_stopped():
 def test_dumps(tmp_path):
     optimize(SMALL["mlp"](), dump=tmp_path / "a")
     names = [path.name for path in sorted((tmp_path / "a").iterdir())]
-    assert names[:3] == ["00_trace.ir", "01_cse.ir", "02_simplify.ir"]
+    assert names[:3] == ["00_trace.ir", "01_cse.ir", "02_regions.ir"]
     assert len(names) == len(PIPELINE) + 1
     for path in (tmp_path / "a").iterdir():
         parse(path.read_text())
@@ -104,7 +104,7 @@ def test_dumps(tmp_path):
     assert len(folders) == 2
     for folder in folders:
         assert folder.name.startswith("mlp_train")
-        assert [p.name for p in sorted(folder.iterdir())] == names[:3]
+        assert [p.name for p in sorted(folder.iterdir())] == names[:4]
 
 
 def test_stop_after_must_name_a_pass():
