@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import sugar
-from .types import DType, Size, i32
+from .types import DType, Size, i32, size_of
 
 if TYPE_CHECKING:
     from .graph import Value
@@ -122,11 +122,26 @@ def unit_lower(x: Value) -> Value:
     return triangle(x, lower=True, strict=True) + ones
 
 
-def permutation_matrix(order: Value, dtype: DType) -> Value:
-    """The `P` with `P x = x[order]`, for a batch of permutations."""
-    size = order.shape[-1]
-    place = _op("iota")(shape=(size,), axis=0, dtype=order.dtype)
-    return sugar.cast(equal(column(order), place), dtype)
+def _flat_rows(order: Value) -> Value:
+    """Row numbers of each matrix of a batch as positions among the rows of all of them."""
+    rows = order.shape[-1]
+    count = size_of(order.shape[:-1])
+    first = _op("iota")(shape=(count,), axis=0, dtype=order.dtype) * rows
+    places = sugar.reshape(order, (count, rows)) + column(first)
+    return sugar.reshape(places, (count * rows,))
+
+
+def permuted(x: Value, order: Value, *, back: bool = False) -> Value:
+    """The rows `x[order]` of each matrix, or, `back`, what has `x` as its rows in that order."""
+    if 0 in x.shape:
+        return x
+    flat = sugar.reshape(x, (size_of(x.shape[:-1]), x.shape[-1]))
+    places = _flat_rows(order)
+    if back:
+        result = _op("scatter_add")(sugar.zeros_like(flat), places, flat, axis=0)
+    else:
+        result = _op("gather")(flat, places, axis=0)
+    return sugar.reshape(result, x.shape)
 
 
 def joined(parts: Sequence[Value], axis: int) -> Value:

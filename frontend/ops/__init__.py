@@ -15,6 +15,7 @@ from . import creation as _creation
 from . import crossentropy as _crossentropy
 from . import diagonals as _diagonals
 from . import einsum as _einsum
+from . import fourier as _fourier
 from . import indexing as _indexing
 from . import joining as _joining
 from . import linalg as _linalg
@@ -39,6 +40,7 @@ from .creation import *  # noqa: F403
 from .crossentropy import *  # noqa: F403
 from .diagonals import *  # noqa: F403
 from .einsum import *  # noqa: F403
+from .fourier import *  # noqa: F403
 from .indexing import *  # noqa: F403
 from .joining import *  # noqa: F403
 from .linalg import *  # noqa: F403
@@ -55,8 +57,8 @@ from .windows import *  # noqa: F403
 
 _FAMILIES = (
     _activation, _arithmetic, _attention, _autodiff, _complex, _convolution, _core, _creation,
-    _crossentropy, _diagonals, _einsum, _indexing, _joining, _linalg, _nan, _normalization,
-    _products, _reduce, _shapes, _sorting, _spatial, _special, _statistics, _windows,
+    _crossentropy, _diagonals, _einsum, _fourier, _indexing, _joining, _linalg, _nan,
+    _normalization, _products, _reduce, _shapes, _sorting, _spatial, _special, _statistics, _windows,
 )  # fmt: skip
 
 __all__ = sorted({name for family in _FAMILIES for name in family.__all__})

@@ -238,7 +238,7 @@ def _lu_vjp(
         whole = matrix.joined([_square_lu_vjp(lower, upper, square), share], axis=-2)
     else:
         whole = _square_lu_vjp(lower, upper, square)
-    return (matrix.product(matrix.permutation_matrix(order, x.dtype), whole, ta=True),)
+    return (matrix.permuted(whole, order, back=True),)
 
 
 lu = define(Op(
