@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(commands.add_parser("bench", help="time backends and installed frameworks"))
     _add_export(commands.add_parser("export", help="write a model as ONNX"))
     _add_inspect(commands.add_parser("inspect", help="print a model's IR at any stage"))
+    _add_opt(commands.add_parser("opt", help="run passes on a graph given as text"))
     _add_fuzz(commands.add_parser("fuzz", help="compare all backends on random graphs"))
     return parser
 
@@ -82,7 +83,15 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=bench.run)
 
 
-# --- fuzz ------------------------------------------------------------------------------------
+# --- opt and fuzz ----------------------------------------------------------------------------
+
+
+def _add_opt(parser: argparse.ArgumentParser) -> None:
+    from .passes import opt
+
+    parser.description = "Run passes on a graph given as text, from a file or standard input."
+    opt.add_arguments(parser)
+    parser.set_defaults(run=opt.run)
 
 
 def _add_fuzz(parser: argparse.ArgumentParser) -> None:
