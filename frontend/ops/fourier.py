@@ -17,7 +17,7 @@ from ...ir.op import get as primitive
 from ...ir.types import f32, f64, i32
 from ..operation import operation
 from .core import floating, tensor
-from .indexing import pad
+from .padding import pad
 
 Pair = tuple[Value, Value]
 
@@ -259,7 +259,8 @@ def stft(
     weights = _window("stft", window, sequence_length, fft_length, x)
     if center:
         half = fft_length // 2
-        x = pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)], mode="reflect")
+        positions = np.pad(np.arange(_length("stft", x)), half, mode="reflect")
+        x = primitive("gather")(x, constant(positions, i32), axis=x.ndim - 1)
     return _rfft(_sequences(x, fft_length, sequence_stride) * weights, None)
 
 
