@@ -21,8 +21,10 @@ from . import joining as _joining
 from . import linalg as _linalg
 from . import nan as _nan
 from . import normalization as _normalization
+from . import padding as _padding
 from . import products as _products
 from . import reduce as _reduce
+from . import scatter as _scatter
 from . import shapes as _shapes
 from . import sorting as _sorting
 from . import spatial as _spatial
@@ -46,8 +48,10 @@ from .joining import *  # noqa: F403
 from .linalg import *  # noqa: F403
 from .nan import *  # noqa: F403
 from .normalization import *  # noqa: F403
+from .padding import *  # noqa: F403
 from .products import *  # noqa: F403
 from .reduce import *  # noqa: F403
+from .scatter import *  # noqa: F403
 from .shapes import *  # noqa: F403
 from .sorting import *  # noqa: F403
 from .spatial import *  # noqa: F403
@@ -58,7 +62,8 @@ from .windows import *  # noqa: F403
 _FAMILIES = (
     _activation, _arithmetic, _attention, _autodiff, _complex, _convolution, _core, _creation,
     _crossentropy, _diagonals, _einsum, _fourier, _indexing, _joining, _linalg, _nan,
-    _normalization, _products, _reduce, _shapes, _sorting, _spatial, _special, _statistics, _windows,
+    _normalization, _padding, _products, _reduce, _scatter, _shapes, _sorting, _spatial,
+    _special, _statistics, _windows,
 )  # fmt: skip
 
 __all__ = sorted({name for family in _FAMILIES for name in family.__all__})

@@ -5,18 +5,16 @@ Operands broadcast as in NumPy; dtypes promote as in JAX, Python numbers giving 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
 
 from ...ir import sugar
-from ...ir.errors import ArgumentError
 from ...ir.graph import Value
 from ...ir.types import boolean, f32, i32
 from ..operation import operation
-from .core import floating, operand, tensor
+from .core import floating, floats, operand, tensor
 
 INF = float("inf")
 
@@ -55,8 +53,23 @@ sqrt = _float_unary("sqrt", "sqrt", "Square root.")
 rsqrt = _float_unary("rsqrt", "rsqrt", "`1 / sqrt(x)`.")
 sin = _float_unary("sin", "sin", "Sine of `x` radians.")
 cos = _float_unary("cos", "cos", "Cosine of `x` radians.")
+tan = _float_unary("tan", "tan", "Tangent of `x` radians.")
+arcsin = _float_unary("arcsin", "asin", "The angle whose sine is `x`.")
+arccos = _float_unary("arccos", "acos", "The angle whose cosine is `x`.")
+arctan = _float_unary("arctan", "atan", "The angle whose tangent is `x`.")
+sinh = _float_unary("sinh", "sinh", "Hyperbolic sine.")
+cosh = _float_unary("cosh", "cosh", "Hyperbolic cosine.")
 tanh = _float_unary("tanh", "tanh", "Hyperbolic tangent.")
+arcsinh = _float_unary("arcsinh", "asinh", "The number whose hyperbolic sine is `x`.")
+arccosh = _float_unary("arccosh", "acosh", "The number whose hyperbolic cosine is `x`.")
+arctanh = _float_unary("arctanh", "atanh", "The number whose hyperbolic tangent is `x`.")
+exp2 = _float_unary("exp2", "exp2", "2 to the power of `x`.")
+log2 = _float_unary("log2", "log2", "Logarithm to base 2.")
+log10 = _float_unary("log10", "log10", "Logarithm to base 10.")
+cbrt = _float_unary("cbrt", "cbrt", "Cube root.")
 erf = _float_unary("erf", "erf", "The error function.")
+erfc = _float_unary("erfc", "erfc", "`1 - erf(x)`, exact where `erf` is nearly 1.")
+erfinv = _float_unary("erfinv", "erf_inv", "The number whose error function is `x`.")
 
 
 @operation
@@ -234,6 +247,27 @@ def floor_divide(x1: Any, x2: Any) -> Any:
 
 
 @operation
+def arctan2(x1: Any, x2: Any) -> Any:
+    """The angle of the point with ordinate `x1` and abscissa `x2`, from -pi to pi."""
+    return sugar.binary("atan2", *floats(x1, x2))
+
+
+@operation
+def bitwise_invert(x: Any) -> Any:
+    """All bits of `x` flipped; of bools, `not`."""
+    x = tensor(x)
+    return sugar.unary("logical_not" if x.dtype.is_bool else "bit_not", x)
+
+
+@operation
+def allclose(
+    x1: Any, x2: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Any:
+    """Whether `isclose` holds everywhere."""
+    return sugar.reduce("reduce_all", isclose(x1, x2, rtol, atol, equal_nan))
+
+
+@operation
 def power(x1: Any, x2: Any) -> Any:
     """`x1` to the power of `x2`."""
     return sugar.power(operand(x1), operand(x2))
@@ -268,17 +302,6 @@ def clip(x: Any, x_min: Any, x_max: Any) -> Any:
 
 
 @operation
-def where(condition: Any, x1: Any = None, x2: Any = None) -> Any:
-    """`x1` where the condition holds, `x2` elsewhere; both must be given."""
-    if x1 is None or x2 is None:
-        raise ArgumentError(
-            "where: x1 and x2 must be given, for the number of true elements is not known "
-            "when a graph is made"
-        )
-    return sugar.select(tensor(condition, boolean), operand(x1), operand(x2))
-
-
-@operation
 def isclose(
     x1: Any, x2: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Any:
@@ -294,60 +317,21 @@ def isclose(
     return result | both
 
 
-# --- compositions ----------------------------------------------------------------------------
-
-
-@operation
-def tan(x: Any) -> Any:
-    """Tangent of `x` radians."""
-    x = floating(x)
-    return sugar.unary("sin", x) / sugar.unary("cos", x)
-
-
-@operation
-def sinh(x: Any) -> Any:
-    """Hyperbolic sine."""
-    grown = sugar.unary("expm1", floating(x))
-    return (grown + grown / (grown + 1)) * 0.5
-
-
-@operation
-def cosh(x: Any) -> Any:
-    """Hyperbolic cosine."""
-    x = floating(x)
-    return (sugar.unary("exp", x) + sugar.unary("exp", -x)) * 0.5
-
-
-@operation
-def log2(x: Any) -> Any:
-    """Logarithm to base 2."""
-    return sugar.unary("log", floating(x)) * (1 / math.log(2))
-
-
-@operation
-def log10(x: Any) -> Any:
-    """Logarithm to base 10."""
-    return sugar.unary("log", floating(x)) * (1 / math.log(10))
-
-
-@operation
-def exp2(x: Any) -> Any:
-    """2 to the power of `x`."""
-    return sugar.unary("exp", floating(x) * math.log(2))
-
-
 abs = absolute
+bitwise_not = bitwise_invert
 true_divide = divide
 left_shift = bitwise_left_shift
 right_shift = bitwise_right_shift
 
 __all__ = [
-    "abs", "absolute", "add", "bitwise_and", "bitwise_left_shift", "bitwise_or",
-    "bitwise_right_shift", "bitwise_xor", "ceil", "clip", "cos", "cosh", "divide",
-    "divide_no_nan", "equal", "erf", "exp", "exp2", "expm1", "floor", "floor_divide", "greater",
-    "greater_equal", "isclose", "isfinite", "isinf", "isnan", "left_shift", "less", "less_equal",
-    "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or",
-    "logical_xor", "maximum", "minimum", "mod", "multiply", "nan_to_num", "negative", "not_equal",
-    "power", "reciprocal", "right_shift", "round", "rsqrt", "sign", "sin", "sinh", "sqrt",
-    "square", "squared_difference", "subtract", "tan", "tanh", "true_divide", "trunc", "where",
+    "abs", "absolute", "add", "allclose", "arccos", "arccosh", "arcsin", "arcsinh", "arctan",
+    "arctan2", "arctanh", "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_not",
+    "bitwise_or", "bitwise_right_shift", "bitwise_xor", "cbrt", "ceil", "clip", "cos", "cosh",
+    "divide", "divide_no_nan", "equal", "erf", "erfc", "erfinv", "exp", "exp2", "expm1",
+    "floor", "floor_divide", "greater", "greater_equal", "isclose", "isfinite", "isinf",
+    "isnan", "left_shift", "less", "less_equal", "log", "log10", "log1p", "log2", "logaddexp",
+    "logical_and", "logical_not", "logical_or", "logical_xor", "maximum", "minimum", "mod",
+    "multiply", "nan_to_num", "negative", "not_equal", "power", "reciprocal", "right_shift",
+    "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "squared_difference", "subtract",
+    "tan", "tanh", "true_divide", "trunc",
 ]  # fmt: skip

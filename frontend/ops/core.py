@@ -190,17 +190,6 @@ def copy(x: Any) -> Any:
 
 
 @operation
-def get_item(x: Any, key: Any) -> Any:
-    """`x[key]` with ints, slices, None and Ellipsis; an integer tensor takes along axis 0."""
-    x = tensor(x)
-    if isinstance(key, list) and any(k is None or k is ... or isinstance(k, slice) for k in key):
-        key = tuple(key)  # as it comes back from a configuration in JSON
-    if isinstance(key, Value | np.ndarray | Variable | list) and not is_number(key):
-        return primitive("gather")(x, tensor(key), axis=0)
-    return sugar.getitem(x, key)
-
-
-@operation
 def unstack(x: Any, num: int | None = None, axis: int = 0) -> Any:
     """The slices of `x` along `axis`, which must have a known size."""
     x = tensor(x)
@@ -254,7 +243,6 @@ __all__ = [
     "convert_to_tensor",
     "copy",
     "dtype",
-    "get_item",
     "is_tensor",
     "ndim",
     "saturate_cast",
