@@ -13,7 +13,9 @@ from . import (
     elementwise,
     fft,
     gather,
+    linalg,
     matmul,
+    orthogonal,
     reduce,
     scatter,
     shape,
@@ -25,6 +27,6 @@ from . import (
 
 __all__ = [
     "binary", "bits", "constant", "control", "conv", "cumulative", "dynamic", "elementwise", "fft",
-    "gather", "matmul", "reduce", "scatter", "shape", "sort", "special", "trigonometric",
-    "window",
+    "gather", "linalg", "matmul", "orthogonal", "reduce", "scatter", "shape", "sort", "special",
+    "trigonometric", "window",
 ]  # fmt: skip
