@@ -6,12 +6,10 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..graph import Value
-from ..op import CODE, Op, Reason, case, define, reject
+from ..op import CODE, Op, case, define, reject
 from ..sugar import zeros_like
 from ..types import Shape, TensorType, boolean, f32, i32, i64, u32
 from .common import N, require_integer, require_length, require_same_dtype
-
-_SOON = Reason("not lowered yet")
 
 
 def _require_window(op: str, x: TensorType, sizes: Shape, starts: tuple[TensorType, ...]) -> None:

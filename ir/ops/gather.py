@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..graph import Value
-from ..op import CODE, Op, Reason, case, define, reject
+from ..op import CODE, Op, case, define, reject
 from ..sugar import zeros_like
 from ..types import TensorType, bf16, boolean, f32, i32, i64, u32
 from .common import (
@@ -18,8 +18,6 @@ from .common import (
     require_same_dtype,
     widen,
 )
-
-_SOON = Reason("not lowered yet")
 
 
 def _gather_type(x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
@@ -221,7 +219,7 @@ scatter_add_along = define(Op(
     The gradient of `take_along`.""",
     kind="opaque",
     type=_scatter_along_type, numpy=_scatter_along_numpy, vjp=_scatter_along_vjp,
-    onnx=CODE, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(4, 7), i32(4, 3), f32(4, 3), axis=1, integers=(0, 7)),
         case(f32(N, 5), i32(N, 8), f32(N, 8), axis=1, integers=(-3, 9)),

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import ArgumentError, ShapeError
 from ..graph import Value
-from ..op import CODE, Op, Reason, case, define, reject
+from ..op import CODE, Op, case, define, reject
 from ..sugar import cast, expand, full, reshape, select, zeros_like
 from ..types import TensorType, bf16, boolean, f16, f32, i32, i64, u8, u32
 from .binary import equal
@@ -20,8 +20,6 @@ from .common import (
 )
 from .constant import dimension_size, iota
 from .gather import gather, scatter_add
-
-_SOON = Reason("not lowered yet")
 
 COMBINE = ("set", "max", "min", "prod")
 """What an update does to the element that it meets; for sums there is `scatter_add`."""
@@ -149,7 +147,7 @@ scatter = define(Op(
     `scatter_add`'s.""",
     kind="opaque",
     type=_type, numpy=_numpy, vjp=_vjp,
-    onnx=CODE, tvm=_SOON,
+    onnx=CODE,
     samples=[
         case(f32(5, 3), i32(4), f32(4, 3), axis=0, combine="set", integers=(0, 5)),
         case(f32(2, 4), i32(6), f32(2, 6), axis=1, combine="set", integers=(-2, 7)),

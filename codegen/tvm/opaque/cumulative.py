@@ -14,19 +14,16 @@ import numpy as np
 from ....ir.graph import Node
 from ....ir.types import DType
 from .. import index as ix
-from ..cost import tasks_for
 from ..emit import Buffer
 from ..evaluator import Evaluator
 from ..index import Index
 from ..math import Element, Math, carrier, constant, held, keep, rounded, store
 from ..nest import Nest
-from ..pointwise import spread
 from ..target import Machine
+from .lines import Lines, over_lines
 from .lowering import Buffers, loops
 
 Step = Callable[[Math, Element, list[Element]], Element]
-
-_NANOSECONDS = 1.0  # a step of a serial chain takes about an addition's latency
 
 _STEPS: dict[str, Step] = {
     "cumsum": lambda m, total, x: total + x[0],
@@ -52,51 +49,28 @@ def _start(name: str, dtype: DType) -> float:
 
 @loops(*_STEPS)
 def _running(nest: Nest, node: Node, buffers: Buffers, machine: Machine) -> None:
-    """Each line of the operands along the axis, or each part of a row of lines, is a unit."""
-    x, axis = node.inputs[0], node.attrs["axis"]
-    outer, inner = math.prod(map(int, x.shape[:axis])), math.prod(map(int, x.shape[axis + 1 :]))
-    size, lanes = int(x.shape[axis]), machine.lanes(f"int{max(32, x.dtype.bits)}")
-    if outer * size * inner == 0:
+    if 0 in node.output.shape:
         return
-    kernel = _Lines(nest, node, buffers, size, inner, lanes)
-    per_line = size * _NANOSECONDS
-    tasks = tasks_for(outer * -(-inner // lanes) * per_line, machine)
-    if tasks == 1 or outer >= tasks:
-        spread_or_loop(nest, outer, tasks, lambda o: kernel.run(o, ix.ZERO, inner))
-        return
-    width = -(-inner // (4 * tasks * lanes)) * lanes
-    whole, rest = divmod(inner, width)
-    for o in range(outer):
-        first = ix.number(o)
-        spread_or_loop(nest, whole, tasks, lambda u, o=first: kernel.run(o, u * width, width))
-        kernel.run(first, ix.number(whole * width), rest)
+    lines = Lines.of(node.output, node.attrs["axis"])
+    lanes = machine.lanes(f"int{max(32, node.output.dtype.bits)}")
+    kernel = _Running(nest, node, buffers, lines, lanes)
+    over_lines(nest, lines, lanes, lines.size, machine, kernel.run)
 
 
-def spread_or_loop(nest: Nest, extent: int, tasks: int, body: Callable[[Index], None]) -> None:
-    """A loop over 0 ... extent-1, on several threads if there are several tasks."""
-    if tasks > 1 and extent > 1:
-        spread(nest, extent, tasks, body)
-    else:
-        nest.loop(extent, body)
+class _Running:
+    """State of one kernel's construction."""
 
-
-class _Lines:
-    """Lines of `size` elements at a distance of `inner`."""
-
-    def __init__(
-        self, nest: Nest, node: Node, buffers: Buffers, size: int, inner: int, lanes: int
-    ) -> None:
+    def __init__(self, nest: Nest, node: Node, buffers: Buffers, lines: Lines, lanes: int) -> None:
         self.nest, self.node, self.buffers = nest, node, buffers
-        self.size, self.inner, self.lanes = size, inner, lanes
+        self.lines, self.lanes = lines, lanes
         self.dtype = node.output.dtype
-        outer = int(node.output.type.size) // (size * inner)
-        self.totals = nest.scratch(carrier(self.dtype), outer * inner)
+        self.totals = nest.scratch(carrier(self.dtype), lines.outer * lines.inner)
         self.evaluator = Evaluator(nest, buffers)
 
     def run(self, outer: Index, first: Index, width: int) -> None:
         """The lines first ... first + width - 1."""
-        nest, inner = self.nest, self.inner
-        row = outer * inner + first
+        nest, lines = self.nest, self.lines
+        row = outer * lines.inner + first
         totals = self.totals
         if width == 1:  # in a register
             totals, row = nest.local(carrier(self.dtype), 1), ix.ZERO
@@ -104,11 +78,11 @@ class _Lines:
         nest.strips(width, self.lanes, lambda j: nest.emit(keep(totals, row + j, start)))
 
         def step(i: Index) -> None:
-            at = self.size - 1 - i if self.node.attrs["reverse"] else i
-            base = outer * (self.size * inner) + at * inner + first
+            at = lines.size - 1 - i if self.node.attrs["reverse"] else i
+            base = lines.at(outer, at, first)
             nest.strips(width, self.lanes, lambda j: self._element(totals, row + j, base + j))
 
-        nest.loop(self.size, step)
+        nest.loop(lines.size, step)
 
     def _element(self, totals: Buffer, line: Index, flat: Index) -> None:
         nest, node = self.nest, self.node

@@ -1,0 +1,84 @@
+"""Scatters with repeated and wrong indices, every dtype and rule, in vectors and over threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from native_graph import check_graph
+
+from hornfels.ir import REGISTRY, Builder
+from hornfels.ir.ops.scatter import COMBINE
+from hornfels.ir.types import DTYPES, i32, type_of
+
+
+def numbers(rng: np.random.Generator, dtype: np.dtype, *shape: int) -> np.ndarray:
+    """Few different numbers, NaN among the floats."""
+    if dtype.kind in "iub":
+        return rng.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
+    x = rng.choice([-2.0, -1.0, 0.5, 1.0, np.nan], shape, p=[0.3, 0.2, 0.2, 0.29, 0.01])
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize("combine", [*COMBINE, "add"])
+def test_every_dtype(combine: str) -> None:
+    rng = np.random.default_rng(2)
+    arrays, outputs = {}, {}
+    with Builder() as b:
+        for dtype in DTYPES.values():
+            if dtype.is_bool and combine != "set":
+                continue
+            at = rng.integers(-3, 12, (2, 11)).astype(np.int32)
+            x, updates = numbers(rng, dtype.numpy, 2, 9, 5), numbers(rng, dtype.numpy, 2, 22, 5)
+            arrays |= {f"x_{dtype}": x, f"u_{dtype}": updates, f"i_{dtype}": at}
+            v, u, i = (b.input(f"{k}_{dtype}", type_of(arrays[f"{k}_{dtype}"])) for k in "xui")
+            u = u.reshape((2, 2, 11, 5))
+            if combine == "add":
+                outputs[f"y_{dtype}"] = REGISTRY["scatter_add"](v, i, u, axis=1)
+            else:
+                outputs[f"y_{dtype}"] = REGISTRY["scatter"](v, i, u, axis=1, combine=combine)
+        graph = b.finish(outputs)
+    check_graph(graph, arrays, factor=4.0)
+
+
+@pytest.mark.parametrize("name", ["rows", "along"])
+def test_much_work(name: str) -> None:
+    """Blocks, or parts of rows, go to different threads; the result does not depend on that."""
+    rng = np.random.default_rng(4)
+    arrays, outputs = {}, {}
+    for key, shape, axis in (("wide", (50, 3000), 0), ("many", (40, 30, 20), 1)):
+        count = 600
+        updates = (*shape[:axis], count, *shape[axis + 1 :])
+        at = rng.integers(0, shape[axis], updates if name == "along" else (count,))
+        arrays[f"x_{key}"] = rng.standard_normal(shape).astype(np.float32)
+        arrays[f"i_{key}"] = at.astype(np.int32)
+        arrays[f"u_{key}"] = rng.standard_normal(updates).astype(np.float32)
+    with Builder() as b:
+        for key, axis in (("wide", 0), ("many", 1)):
+            x, i, u = (b.input(f"{k}_{key}", type_of(arrays[f"{k}_{key}"])) for k in "xiu")
+            op = REGISTRY["scatter_add_along" if name == "along" else "scatter_add"]
+            outputs[key] = op(x, i, u, axis=axis)
+        graph = b.finish(outputs)
+    check_graph(graph, arrays, factor=4.0)
+
+
+def test_the_last_of_several_stays_and_strangers_are_dropped() -> None:
+    x = np.zeros((4, 40), np.float32)
+    at = np.asarray([1, 3, 1, -1, 4, 3], np.int32)
+    updates = np.repeat(np.arange(1.0, 7.0, dtype=np.float32)[:, None], 40, 1)
+    with Builder() as b:
+        operands = [b.input(n, type_of(a)) for n, a in (("x", x), ("i", at), ("u", updates))]
+        graph = b.finish({"y": REGISTRY["scatter"](*operands, axis=0, combine="set")})
+    got = check_graph(graph, {"x": x, "i": at, "u": updates}).outputs["y"]
+    assert got[:, 17].tolist() == [0.0, 3.0, 0.0, 6.0]
+
+
+def test_windows_of_computed_places_are_fused() -> None:
+    """A slice of a sum, an update of a product: one kernel with what stands around it."""
+    rng = np.random.default_rng(8)
+    arrays = {"x": rng.standard_normal((33, 17)).astype(np.float32), "at": np.int32(40)}
+    with Builder() as b:
+        x, at = b.input("x", type_of(arrays["x"])), b.input("at", i32())
+        part = REGISTRY["dynamic_slice"](x * 2, at, at - 38, sizes=(4, 5))
+        whole = REGISTRY["dynamic_update"](x + 1, part * part, at - 45, at - 39)
+        graph = b.finish({"part": part + 1, "whole": whole - 3})
+    check_graph(graph, {k: np.asarray(v) for k, v in arrays.items()})
