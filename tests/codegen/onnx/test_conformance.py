@@ -25,6 +25,7 @@ SAMPLES = [
 FLOATING = [
     p for p in SAMPLES
     if p.values[0].kind != "region"  # bodies have types of their own; see test_control.py
+    and p.values[0].name != "bitcast"  # its attribute fixes the width; it has f64 samples
     and any(t.dtype.name == "f32" for t in p.values[1].types)
 ]  # fmt: skip
 

@@ -12,9 +12,9 @@ from onnx_run import run_graph, session_of
 
 from hornfels.codegen.onnx import lower
 from hornfels.codegen.onnx.bake import bake
-from hornfels.codegen.onnx.export import export_inference
+from hornfels.codegen.onnx.export import export_inference, export_train_step
 from hornfels.codegen.onnx.prepare import prepare
-from hornfels.ir import Builder, Graph, Value, constant, evaluate, sugar, symbol
+from hornfels.ir import Builder, Graph, Value, constant, evaluate, gradients, sugar, symbol
 from hornfels.ir.op import get
 from hornfels.ir.types import TensorType, bf16, boolean, f16, f32, f64, i8, i32, i64, u32
 
@@ -440,3 +440,57 @@ def test_an_exported_recurrent_model_is_one_file(tmp_path):
         found = session_of(model).run(None, {"x": arrays["x"]})
         for name, array in zip(graph.output_names, found, strict=True):
             np.testing.assert_allclose(array, expected[name], 1e-5, 1e-6)
+
+
+def _training_step(gradient: str) -> Graph:
+    """An RNN on sequences of any length and number, a loss, its gradients, and SGD."""
+    with Builder("train") as b:
+        x, y = b.input("x", f64(N, T, 3)), b.input("y", f64(N, 2))
+        w, u, out = (
+            b.variable(name, f64(*shape))
+            for name, shape in (("w", (3, 4)), ("u", (4, 4)), ("out", (4, 2)))
+        )
+        h = constant(0, f64).broadcast_to((N, 4))
+        last, ys = scan(cell, [h], [x.transpose(1, 0, 2)], [w, u], gradient=gradient)
+        error = (last + ys.sum(0) * 0.1) @ out - y
+        loss = (error * error).sum()
+        grads = gradients(loss, [w, u, out, x])
+        updates = [(v, v - g * 0.01) for v, g in zip((w, u, out), grads, strict=False)]
+        return b.finish({"loss": loss, "dx": grads[3]}, updates)
+
+
+@pytest.mark.parametrize("gradient", ["store", "recompute"])
+def test_a_training_step_with_a_loop(gradient):
+    graph = _training_step(gradient)
+    for time, batch in [(5, 2), (1, 3), (0, 2)]:
+        compare(graph, arrays_for(graph, T=time, N=batch), 1e-11)
+
+
+def test_an_exported_training_step_with_a_loop_learns(tmp_path):
+    graph = _training_step("store")
+    arrays = arrays_for(graph, T=4, N=3)
+    weights = {v.name: arrays[v.name] for v in graph.state}
+    export_train_step(graph, weights, tmp_path / "train.onnx")
+    session = session_of(onnx.load(tmp_path / "train.onnx"))
+    batch = {k: arrays[k] for k in ("x", "y")}
+    names = ["loss", *(f"new/{k}" for k in weights)]
+    losses, state = [], {}
+    for _ in range(30):
+        loss, *new = session.run(names, {**batch, **state})
+        state = dict(zip(weights, new, strict=True))
+        losses.append(float(loss))
+        arrays |= evaluate(graph, arrays).updates
+    assert losses[-1] < 0.5 * losses[0]
+    for name, array in state.items():
+        np.testing.assert_allclose(array, arrays[name], 1e-10, 1e-12)
+
+
+def test_gradients_of_branches():
+    with Builder("branch") as b:
+        p, x = b.input("p", boolean()), b.input("x", f64(N, 3))
+        w = b.variable("w", f64(3))
+        (y,) = cond(p, lambda x, w: (TANH(x * w),), lambda x, w: (x - w * w,), x, w)
+        dx, dw = gradients(y.sum(), [x, w])
+        graph = b.finish({"y": y, "dx": dx}, [(w, w - dw)])
+    for go in (False, True):
+        compare(graph, arrays_for(graph, N=4) | {"p": np.array(go)})
