@@ -13,11 +13,14 @@ reads and writes is a window of what the region's call reads and writes:
 
 Native code reads and writes at multiples of `ALIGNMENT` bytes. A slice that begins elsewhere is
 copied to the frame before a step, or from there after it.
+
+If nothing reads %xs later and its slices are of the type of those of %ys, then %ys is a carry
+too: it begins as %xs, and step i replaces slice i.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import TensorType, boolean, u8
@@ -26,17 +29,57 @@ from .plan import ALIGNMENT, Body, Move, Plan, RegionCall, Space, Window, align
 PlanBody = Callable[[Graph], Plan]
 
 
-def region_call(node: Node, plan_body: PlanBody) -> RegionCall:
-    """The call of a node of kind "region"; `plan_body` plans a static graph."""
-    return _Region(node, plan_body).call()
+def region_call(
+    node: Node, plan_body: PlanBody, reusable: Collection[int] = frozenset()
+) -> RegionCall:
+    """The call of a node of kind "region".
+
+    Parameters
+    ----------
+    node : Node
+    plan_body : callable
+        Plans a static graph.
+    reusable : collection of int
+        Positions of operands that nothing else uses, so that results may be written over them.
+    """
+    over = _results_over_operands(node, reusable) if node.op.name == "scan" else {}
+    call = _Region(node, plan_body, {}).call()
+    if over:
+        saving = _Region(node, plan_body, over).call()
+        if _copies(saving) <= _copies(call):
+            return saving
+    return call
+
+
+def _copies(call: RegionCall) -> int:
+    """Copies in each step of a scan."""
+    plan = call.bodies["body"].plan
+    return len(plan.first) + len(plan.copies)
+
+
+def _results_over_operands(node: Node, reusable: Collection[int]) -> dict[int, int]:
+    """Stacked results that have the type of a stacked operand, whose slices they can replace."""
+    carry, stacked = node.attrs["carry"], node.attrs["stacked"]
+    free = [i for i in range(carry, carry + stacked) if i in reusable]
+    found: dict[int, int] = {}
+    for j, result in enumerate(node.outputs[carry:], carry):
+        fits = [i for i in free if node.inputs[i].type == result.type]
+        if fits and int(node.attrs["body"].outputs[j].type.nbytes) % ALIGNMENT == 0:
+            found[j] = fits[0]
+            free.remove(fits[0])
+    return found
 
 
 class _Region:
-    """Collects the bodies of a node, the constants that they read, and the size of the frame."""
+    """Collects the bodies of a node, the constants that they read, and the size of the frame.
 
-    def __init__(self, node: Node, plan_body: PlanBody) -> None:
+    Stacked results in `over` are written over the slices of those operands.
+    """
+
+    def __init__(self, node: Node, plan_body: PlanBody, over: Mapping[int, int]) -> None:
         self.node = node
         self.plan_body = plan_body
+        self.over = over
         self.inputs = list(node.inputs)
         self.frame_bytes = 0
         self.bodies: dict[str, Body] = {}
@@ -54,12 +97,13 @@ class _Region:
 
     def _scan(self) -> None:
         body, carry = self.node.attrs["body"], self.node.attrs["carry"]
-        self.carries = tuple((i, i) for i in range(carry))
+        self.carries = (*((i, i) for i in range(carry)), *self.over.items())
         states = [Window("output", i) for i in range(carry)]
         end = carry + self.node.attrs["stacked"]
-        slices = [_slice("input", i, body.inputs[i]) for i in range(carry, end)]
-        shared = [Window("input", i) for i in range(end, len(self.node.inputs))]
         results = [_slice("output", i, v) for i, v in enumerate(body.outputs)]
+        begun = {i: results[j] for j, i in self.over.items()}
+        slices = [begun.get(i) or _slice("input", i, body.inputs[i]) for i in range(carry, end)]
+        shared = [Window("input", i) for i in range(end, len(self.node.inputs))]
         self._add("body", [*states, *slices, *shared], [*states, *results[carry:]])
 
     def _while(self) -> None:

@@ -20,7 +20,7 @@ A merge keeps one of these forms, which are what the native backend has loops fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..ir.graph import Graph, Node, Value
@@ -273,6 +273,10 @@ class Groups:
         found = {g for v in read for g in self._readers.get(v, ()) if g is not group}
         return sorted(found, key=lambda g: g.number)
 
+    def readers_of(self, value: Value) -> set[Group]:
+        """The groups that read a stored value."""
+        return self._readers.get(value, set())
+
     def readers(self, group: Group) -> list[Group]:
         """The groups that read an output of the group, in the order of the graph."""
         found = {g for v in group.outputs for g in self._readers.get(v, ()) if g is not group}
@@ -449,7 +453,7 @@ def _calls(groups: Groups, outliner: Outliner) -> tuple[Call | RegionCall, ...]:
     calls: list[Call | RegionCall] = []
     for group in _in_order(groups):
         if group.form == "region":
-            calls.append(region_call(group.roots[0], plan_body))
+            calls.append(region_call(group.roots[0], plan_body, _used_up(groups, group, results)))
             continue
         outputs = [v for v in group.outputs if v in read or v in results]
         # inner values of the group are computed, not loaded; so are views of them
@@ -459,6 +463,16 @@ def _calls(groups: Groups, outliner: Outliner) -> tuple[Call | RegionCall, ...]:
         calls.append(outliner.call(outputs, groups.borders, root))
         groups.borders.update(inside)
     return tuple(calls)
+
+
+def _used_up(groups: Groups, group: Group, results: Collection[Value]) -> set[int]:
+    """Positions of the operands of a region that are computed, and that nothing else reads."""
+    read = [groups.storage(v) for v in group.roots[0].inputs]
+    return {
+        i for i, v in enumerate(read)
+        if v in groups.of and v not in results and read.count(v) == 1
+        and groups.readers_of(v) == {group}
+    }  # fmt: skip
 
 
 def _in_order(groups: Groups) -> list[Group]:

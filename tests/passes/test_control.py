@@ -192,6 +192,37 @@ def test_the_arena_is_the_least_that_holds_what_is_in_use(monkeypatch):
     assert plan.arena_bytes == max(ends)
 
 
+def test_a_layer_writes_over_the_sequence_that_it_reads():
+    plan = planned(optimize(recurrent()))
+    first, second = regions(plan)
+    assert second.carries == ((0, 0), (1, 1))
+    assert plan.slots[first.outputs[1]] == plan.slots[second.outputs[1]]
+    assert plan.slots[second.outputs[1]].place == "output[0]"
+
+
+def doubled(step) -> RegionCall:
+    """A scan of 16 numbers in 5 steps over a sequence that nothing else reads."""
+    return scanned(step, outer=lambda s, xs, w: (s, get("exp")(xs), w))[1]
+
+
+def test_a_sequence_is_kept_if_writing_over_it_would_take_copies():
+    def backwards(c, x, w):
+        return c * x, get("reverse")(x, axes=(0,))
+
+    assert doubled(lambda c, x, w: (c * x, x * 2.0)).carries == ((0, 0), (1, 1))
+    assert doubled(backwards).carries == ((0, 0),)
+
+
+def test_a_sequence_that_is_read_later_is_kept():
+    types = {"c": f32(16), "x": f32(16)}
+    with Builder("g") as b:
+        c, xs = b.input("c", f32(16)), get("exp")(b.input("xs", f32(4, 16)))
+        step = body("step", types, lambda c, x: (c + x, c * x))
+        last, ys = get("scan").all(c, xs, body=step, carry=1, stacked=1, length=4)
+        plan = planned(b.finish({"ys": get("reverse")(ys, axes=(0,)), "z": xs * last.sum(0)}))
+    assert regions(plan)[0].carries == ((0, 0),)
+
+
 def test_bodies_share_kernels():
     plan = planned(optimize(recurrent()))
     first, second = regions(plan)
