@@ -9,6 +9,7 @@ from . import arithmetic as _arithmetic
 from . import attention as _attention
 from . import autodiff as _autodiff
 from . import complex as _complex
+from . import control as _control
 from . import convolution as _convolution
 from . import core as _core
 from . import creation as _creation
@@ -16,6 +17,7 @@ from . import crossentropy as _crossentropy
 from . import diagonals as _diagonals
 from . import einsum as _einsum
 from . import fourier as _fourier
+from . import image
 from . import indexing as _indexing
 from . import joining as _joining
 from . import linalg as _linalg
@@ -36,6 +38,7 @@ from .arithmetic import *  # noqa: F403
 from .attention import *  # noqa: F403
 from .autodiff import *  # noqa: F403
 from .complex import *  # noqa: F403
+from .control import *  # noqa: F403
 from .convolution import *  # noqa: F403
 from .core import *  # noqa: F403
 from .creation import *  # noqa: F403
@@ -60,9 +63,9 @@ from .statistics import *  # noqa: F403
 from .windows import *  # noqa: F403
 
 _FAMILIES = (
-    _activation, _arithmetic, _attention, _autodiff, _complex, _convolution, _core, _creation,
-    _crossentropy, _diagonals, _einsum, _fourier, _indexing, _joining, _linalg, _nan,
-    _normalization, _padding, _products, _reduce, _scatter, _shapes, _sorting, _spatial,
+    _activation, _arithmetic, _attention, _autodiff, _complex, _control, _convolution, _core,
+    _creation, _crossentropy, _diagonals, _einsum, _fourier, _indexing, _joining, _linalg,
+    _nan, _normalization, _padding, _products, _reduce, _scatter, _shapes, _sorting, _spatial,
     _special, _statistics, _windows,
 )  # fmt: skip
 

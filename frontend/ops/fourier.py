@@ -17,7 +17,6 @@ from ...ir.op import get as primitive
 from ...ir.types import f32, f64, i32
 from ..operation import operation
 from .core import floating, tensor
-from .padding import pad
 
 Pair = tuple[Value, Value]
 

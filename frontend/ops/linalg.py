@@ -326,17 +326,20 @@ def _singular_values(x: Value) -> Value:
 
 @operation
 def matrix_rank(x: Any, tol: Any = None) -> Any:
-    """The number of singular values above `tol` times the largest, as int32.
+    """The number of singular values above `tol`, as int32.
 
-    The default of `tol` is the dtype's epsilon times the larger size of the matrix.
+    The default of `tol` is the largest one times the dtype's epsilon and the larger size.
     """
     x, dtype = _matrix("matrix_rank", x)
-    if tol is None:
-        tol = _epsilon(dtype if dtype.bits >= 32 else f32) * max(_sizes(x))
     if 0 in _sizes(x):
         return sugar.full(x.shape[:-2], 0, i32)
     values = _singular_values(x)
-    is_large = values > sugar.reduce("reduce_max", values, -1, keepdims=True) * tensor(tol, x.dtype)
+    if tol is None:
+        factor = _epsilon(dtype if dtype.bits >= 32 else f32) * max(_sizes(x))
+        bound = sugar.reduce("reduce_max", values, -1) * factor
+    else:
+        bound = tensor(tol, x.dtype)
+    is_large = values > sugar.reshape(bound, (*bound.shape, 1))
     return sugar.reduce("reduce_sum", sugar.cast(is_large, i32), -1)
 
 

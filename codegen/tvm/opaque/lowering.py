@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from ....ir.errors import LoweringError
 from ....ir.graph import Node, Value
 from ..emit import Buffer, Stmt
+from ..math import storage
 from ..nest import Nest
 from ..target import Machine
 
@@ -39,7 +40,7 @@ def opaque(node: Node, buffers: Buffers, machine: Machine) -> Stmt:
     ----------
     node : Node
     buffers : mapping of Value to Buffer
-        Flat buffers of operands and results.
+        Flat buffers of operands and results; results that nobody reads may be missing.
     machine : Machine
         What to choose vectors and threads for.
 
@@ -52,5 +53,7 @@ def opaque(node: Node, buffers: Buffers, machine: Machine) -> Stmt:
     if rule is None:
         raise LoweringError(f"{node.op.name}: has no kernel", where=node.source.where)
     nest = Nest()
-    rule(nest, node, buffers, machine)
+    unused = [v for v in node.outputs if v not in buffers]
+    spare = {v: nest.scratch(storage(v.dtype), max(1, int(v.type.size))) for v in unused}
+    rule(nest, node, {**buffers, **spare}, machine)
     return nest.finish()

@@ -84,18 +84,19 @@ def _reflector(code: Code, a: Matrix, k: Expr, rows: int) -> Expr:
         here = code.let(magnitude(a[i, k]))
         scale.set(select(logical_not(here <= scale.now), here, scale.now))
     with code.when(logical_not(scale.now <= 0.0)):
-        alpha = code.let(a[k, k])
-        top = code.let(select(magnitude(alpha) > scale.now, magnitude(alpha), scale.now))
-        total = code.number((alpha / top) * (alpha / top), dtype)
+        first = code.let(a[k, k])
+        top = code.let(select(magnitude(first) > scale.now, magnitude(first), scale.now))
+        alpha = code.let(first / top)  # numbers around 1, whatever the column's size is
+        total = code.number(alpha * alpha, dtype)
         for i in code.range(rows - 1 - k, k + 1):
             here = code.let(a[i, k] / top)
             total.add(here * here)
-        length = code.let(top * sqrt(total.now))
+        length = code.let(sqrt(total.now))
         beta = code.let(select(alpha < 0.0, length, length * -1.0))
         tau.set((beta - alpha) / beta)
         for i in code.range(rows - 1 - k, k + 1):
-            a[i, k] = a[i, k] / (alpha - beta)
-        a[k, k] = beta
+            a[i, k] = a[i, k] / top / (alpha - beta)
+        a[k, k] = beta * top
     return code.let(tau.now)
 
 
