@@ -2,7 +2,7 @@
 
 from .fusion import fuse
 from .pipeline import PIPELINE, make_plan, optimize, optimize_with_records, stages
-from .plan import Call, Copy, Kernel, Plan, Slot
+from .plan import Call, Copy, Kernel, Plan, RegionCall, Slot
 
 __all__ = [
     "PIPELINE",
@@ -10,6 +10,7 @@ __all__ = [
     "Copy",
     "Kernel",
     "Plan",
+    "RegionCall",
     "Slot",
     "fuse",
     "make_plan",

@@ -17,7 +17,7 @@ from hornfels.codegen.tvm.lower import compile_plan
 from hornfels.codegen.tvm.target import parse_target
 from hornfels.ir import Builder, Graph, constant, evaluate, gradients, sugar
 from hornfels.ir.op import get
-from hornfels.ir.types import TensorType, boolean, f32, f64, i32
+from hornfels.ir.types import DTYPES, TensorType, boolean, f32, f64, i32
 from hornfels.passes.pipeline import make_plan, optimize
 
 
@@ -123,6 +123,24 @@ def test_scan_in_scan_backwards():
     for reverse in (False, True):
         graph = scan_of(outer, f64(3), 5, reverse=reverse)
         check_graph(graph, arrays_for(graph), factor=4)
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_carries_of_every_dtype(name):
+    """Computed, swapped and stacked, of a size that no alignment divides."""
+    dtype = DTYPES[name]
+
+    def step(a, b, x):
+        new = get("select")(x, b, a) if dtype.is_bool else a + b
+        return b, new, a, new
+
+    types = {k: dtype(3) for k in "abx"}
+    with Builder("g") as b:
+        operands = [b.input("a", dtype(3)), b.input("b", dtype(3)), b.input("x", dtype(5, 3))]
+        found = get("scan").all(*operands, body=body("step", types, step), carry=2, stacked=1,
+                                length=5)  # fmt: skip
+        graph = b.finish({f"y{i}": y for i, y in enumerate(found)})
+    check_graph(graph, arrays_for(graph), factor=2)
 
 
 def newton() -> Graph:
