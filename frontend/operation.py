@@ -11,13 +11,14 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..ir.builder import EagerBuilder, current
-from ..ir.errors import HornfelsError, ShapeError
+from ..ir.builder import Builder, EagerBuilder, current
+from ..ir.errors import HornfelsError, OpenSizeError, ShapeError
 from ..ir.graph import Value
 from ..ir.types import Dim, TensorType, symbol
 from . import tree
@@ -88,11 +89,24 @@ def operation(body: Function) -> Function:
             outputs = evaluate_symbolically(body, args, kwargs)
             CallNode(OpCall(call), args, kwargs, outputs)
             return outputs
-        if current() is not None:
+        builder = current()
+        if builder is None:
+            return evaluate_eagerly(body, args, kwargs)
+        try:
             return body(*args, **kwargs)
-        return evaluate_eagerly(body, args, kwargs)
+        except OpenSizeError as error:
+            raise _named(error, body.__name__, builder) from None
 
     return call  # type: ignore[return-value]
+
+
+def _named(error: OpenSizeError, name: str, builder: Builder) -> OpenSizeError:
+    """The error with the name of the operation, and where in the program it is called."""
+    if not error.where:
+        if not re.match(r"\w+: ", error.message):
+            error.message = f"{name}: {error.message}"
+        error.at(builder.here().where)
+    return error
 
 
 def evaluate_eagerly(

@@ -34,6 +34,10 @@ class ShapeError(HornfelsError, ValueError):
     """A shape, rank or axis is not what an operation needs."""
 
 
+class OpenSizeError(ShapeError):
+    """A size that the trace leaves open stands where a number is needed."""
+
+
 class DTypeError(HornfelsError, TypeError):
     """A dtype is not what an operation needs."""
 

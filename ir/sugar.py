@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import DTypeError, ShapeError
+from .errors import DTypeError, OpenSizeError, ShapeError
 from .types import (
     Dim,
     DType,
+    Factor,
     Shape,
     Size,
     as_dtype,
@@ -63,10 +64,16 @@ def _dimension(size: Dim) -> Value:
     total = value(0, i32)
     for monomial, c in size.terms:
         term = value(c, i32)
-        for name in monomial:
-            term = binary("mul", term, _symbol(name))
+        for factor in monomial:
+            term = binary("mul", term, _factor(factor))
         total = binary("add", total, term)
     return total
+
+
+def _factor(factor: Factor) -> Value:
+    if isinstance(factor, str):
+        return _symbol(factor)
+    return floor_divide(_dimension(factor.dividend), factor.divisor)
 
 
 def _symbol(name: str) -> Value:
@@ -77,6 +84,9 @@ def _symbol(name: str) -> Value:
     for v in [*builder.inputs, *builder.state] if builder else []:
         if wanted in v.shape:
             return _op("dimension_size")(v, axis=v.shape.index(wanted))
+    if builder is not None and builder.outer is not None:  # a body reads it from around it
+        with builder.outer:
+            return _symbol(name)
     raise ShapeError(f"dimension {name}: no input of the graph has it as a size")
 
 
@@ -396,12 +406,7 @@ def _slice_bounds(k: int | slice, size: Size, x: Value) -> tuple[Size, Size, int
             return size + k, size + k + 1, 1, 1
         if isinstance(k, int):
             return k, k + 1, 1, 1
-        start, stop = k.start or 0, size if k.stop is None else k.stop
-        if k.step in (None, 1) and isinstance(start, int):
-            start = size + start if start < 0 else start
-            stop = size + stop if isinstance(stop, int) and stop < 0 else stop
-            return start, stop, 1, stop - start
-        raise ShapeError(f"indexing: {k} needs a fixed size, got {x.type}")
+        return _open_slice_bounds(k, size, x)
     if isinstance(k, int):
         if not -size <= k < size:
             raise ShapeError(f"indexing: {k} is out of bounds for {x.type}")
@@ -411,3 +416,15 @@ def _slice_bounds(k: int | slice, size: Size, x: Value) -> tuple[Size, Size, int
         return 0, 0, 1, 0
     low, high = min(indices[0], indices[-1]), max(indices[0], indices[-1])
     return low, high + 1, indices.step, len(indices)
+
+
+def _open_slice_bounds(k: slice, size: Dim, x: Value) -> tuple[Size, Size, int, Size]:
+    """`_slice_bounds` of a slice along an open size, which is taken to hold what it asks for."""
+    start, stop, step = k.start or 0, size if k.stop is None else k.stop, k.step or 1
+    if step == -1 and k.start is None and k.stop is None:
+        return 0, size, -1, size
+    if step < 0 or not isinstance(start, int | Dim) or not isinstance(stop, int | Dim):
+        raise OpenSizeError(f"indexing: {k} needs a fixed size, got {x.type}")
+    start = size + start if isinstance(start, int) and start < 0 else start
+    stop = size + stop if isinstance(stop, int) and stop < 0 else stop
+    return start, stop, step, (stop - start + step - 1) // step

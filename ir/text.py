@@ -109,7 +109,7 @@ _HEAD = re.compile(r"graph\s+([\w./:\-]+)\((.*)\)\s*\{$")
 _NODE = re.compile(r"((?:%[\w./:\-]+,\s*)*%[\w./:\-]+)\s*:\s*(.*?)\s*=\s*(\w+)(.*)$")
 _NAME = re.compile(r"%([\w./:\-]+)")
 _DENSE = re.compile(r"dense<(\w+\[[^\]]*\]):\s*([^>]*)>")
-_ATOM = re.compile(r"[\w.+\-*]+")
+_ATOM = re.compile(r"[\w.+\-*{}/]+")
 
 
 def parse(text: str) -> Graph:

@@ -1,7 +1,8 @@
 """Element types, symbolic dimensions and tensor types.
 
 A dimension is an int or a `Dim`, a polynomial with integer coefficients over named symbols
-(`N`, `N*49`, `N*T + 1`). `N` stands for the batch wherever the frontend traces one.
+(`N`, `N*49`, `N*T + 1`) and quotients that are rounded down (`{T+1}//2`, what a convolution with
+a stride of 2 leaves). `N` stands for the batch wherever the frontend traces one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .errors import DTypeError, ShapeError
+from .errors import DTypeError, OpenSizeError, ShapeError
 
 # --- element types ---------------------------------------------------------------------------
 
@@ -136,18 +137,33 @@ def promote(a: DType, b: DType) -> DType:
 
 # --- dimensions ------------------------------------------------------------------------------
 
-Monomial = tuple[str, ...]  # sorted symbols, repeated for powers; () is the constant term
+
+@dataclass(frozen=True)
+class Quotient:
+    """`dividend // divisor`, rounded down: a factor that is no polynomial; made by `floor_div`."""
+
+    dividend: Dim
+    divisor: int
+
+    def __str__(self) -> str:
+        return f"{{{self.dividend}}}//{self.divisor}"
+
+
+Factor = str | Quotient
+Monomial = tuple[Factor, ...]  # sorted, repeated for powers; () is the constant term
 
 
 @dataclass(frozen=True)
 class Dim:
-    """A polynomial over named symbols; immutable, never a plain constant (see `_dim`)."""
+    """A polynomial over symbols and quotients; immutable, never a plain constant (see `_dim`)."""
 
     terms: tuple[tuple[Monomial, int], ...]
 
     @property
     def symbols(self) -> frozenset[str]:
-        return frozenset(s for monomial, _ in self.terms for s in monomial)
+        factors = {f for monomial, _ in self.terms for f in monomial}
+        inner = [f.dividend.symbols for f in factors if isinstance(f, Quotient)]
+        return frozenset({f for f in factors if isinstance(f, str)}.union(*inner))
 
     def __add__(self, other: Size) -> Size:
         if not isinstance(other, int | Dim):
@@ -174,26 +190,20 @@ class Dim:
         total: dict[Monomial, int] = {}
         for m1, c1 in self.terms:
             for m2, c2 in _terms(other):
-                monomial = tuple(sorted(m1 + m2))
+                monomial = tuple(sorted(m1 + m2, key=str))
                 total[monomial] = total.get(monomial, 0) + c1 * c2
         return _dim(total)
 
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Size) -> Size:
-        quotient = exact_div(self, other)
-        if quotient is None:
-            raise ShapeError(f"dimension {self} cannot be divided by {other} exactly",
-                             hint="give that dimension a fixed size")  # fmt: skip
-        return quotient
+        return floor_div(self, other)
 
     def __rfloordiv__(self, other: int) -> Size:
         raise _needs_fixed(self, "//")
 
     def __mod__(self, other: Size) -> Size:
-        if exact_div(self, other) is None:
-            raise _needs_fixed(self, "%")
-        return 0
+        return self - floor_div(self, other) * other
 
     def __lt__(self, other: Size) -> bool:
         raise _needs_fixed(self, "<")
@@ -209,7 +219,8 @@ class Dim:
         parts = []
         for monomial, c in self.terms:
             factors = [str(c)] if abs(c) != 1 or not monomial else []
-            parts.append(("-" if c == -1 and monomial else "") + "*".join([*factors, *monomial]))
+            factors += map(str, monomial)
+            parts.append(("-" if c == -1 and monomial else "") + "*".join(factors))
         return "+".join(parts).replace("+-", "-")
 
     __repr__ = __str__
@@ -220,7 +231,7 @@ Shape = tuple[Size, ...]
 
 
 def _needs_fixed(dim: Dim, operation: str) -> ShapeError:
-    return ShapeError(
+    return OpenSizeError(
         f"dimension {dim} is symbolic and {operation} needs a fixed size",
         hint="give that dimension a size when the model or function is traced",
     )
@@ -237,7 +248,11 @@ def _dim(terms: Mapping[Monomial, int]) -> Size:
         return 0
     if set(kept) == {()}:
         return kept[()]
-    return Dim(tuple(sorted(kept.items(), key=lambda item: (-len(item[0]), item[0]))))
+    return Dim(tuple(sorted(kept.items(), key=_rank_of_term)))
+
+
+def _rank_of_term(term: tuple[Monomial, int]) -> tuple[int, tuple[str, ...]]:
+    return (-len(term[0]), tuple(map(str, term[0])))
 
 
 def symbol(name: str) -> Dim:
@@ -271,6 +286,34 @@ def exact_div(a: Size, b: Size) -> Size | None:
     return _dim(total)
 
 
+def floor_div(a: Size, b: Size) -> Size:
+    """`a // b`, rounded down; a quotient where it is no polynomial and `b` is a positive int.
+
+    Equal quotients have one form: whole multiples come out, and a quotient of a quotient is one.
+
+    >>> floor_div(2 * symbol("T") + 5, 2), floor_div(floor_div(symbol("T"), 2), 3)
+    (T+2, {T}//6)
+    """
+    exact = exact_div(a, b)
+    if exact is not None:
+        return exact
+    if isinstance(a, int) and isinstance(b, int) and b:
+        return a // b
+    if not isinstance(b, int) or b <= 0:
+        raise _needs_fixed(b if isinstance(b, Dim) else symbol("size"), "//")
+    whole = _dim({m: c // b for m, c in _terms(a)})
+    rest = _dim({m: c % b for m, c in _terms(a)})
+    if isinstance(rest, int):
+        return whole + rest // b
+    factors = [(m, c) for m, c in rest.terms if m]
+    ((monomial, c), *more) = factors
+    if not more and c == 1 and len(monomial) == 1 and isinstance(monomial[0], Quotient):
+        inner = monomial[0]
+        offset = rest - _dim({monomial: 1})
+        return whole + floor_div(inner.dividend + offset * inner.divisor, inner.divisor * b)
+    return whole + Dim((((Quotient(rest, b),), 1),))
+
+
 def size_of(shape: Iterable[Size]) -> Size:
     """The number of elements of a shape."""
     return math.prod(shape)
@@ -283,24 +326,59 @@ def substitute(size: Size, bindings: Mapping[str, Size]) -> Size:
     total: Size = 0
     for monomial, c in size.terms:
         term: Size = c
-        for s in monomial:
-            term = term * bindings.get(s, symbol(s))
+        for factor in monomial:
+            if isinstance(factor, Quotient):
+                term = term * floor_div(substitute(factor.dividend, bindings), factor.divisor)
+            else:
+                term = term * bindings.get(factor, symbol(factor))
         total = total + term
     return total
 
 
+_TOKEN = re.compile(r"//|[+*{}-]|\w+")
+
+
 def parse_size(text: str) -> Size:
-    """Read a dimension as `str` prints it: `12`, `N`, `2*N*T+N-1`."""
-    total: Size = 0
+    """Read a dimension as `str` prints it: `12`, `N`, `2*N*T+N-1`, `{T+1}//2`."""
     compact = text.replace(" ", "")
-    if not re.fullmatch(r"-?[\w*]+([+-][\w*]+)*", compact):
-        raise ShapeError(f"not a dimension: {text!r}")
-    for sign, term in re.findall(r"([+-]?)([\w*]+)", compact):
-        value: Size = -1 if sign == "-" else 1
-        for factor in term.split("*"):
-            value = value * (int(factor) if factor.isdigit() else symbol(factor))
-        total = total + value
-    return total
+    tokens = _TOKEN.findall(compact)
+    try:
+        if "".join(tokens) != compact:
+            raise ShapeError(text)
+        tokens.append("")
+        size = _parse_sum(tokens)
+        if tokens != [""]:
+            raise ShapeError(text)
+        return size
+    except (ValueError, IndexError):
+        raise ShapeError(f"not a dimension: {text!r}") from None
+
+
+def _parse_sum(tokens: list[str]) -> Size:
+    """`term + term - term`, taken off the front of the tokens."""
+    total: Size = 0
+    sign = -1 if tokens[0] == "-" else 1
+    if tokens[0] == "-":
+        tokens.pop(0)
+    while True:
+        term: Size = sign * _parse_factor(tokens)
+        while tokens[0] == "*":
+            tokens.pop(0)
+            term = term * _parse_factor(tokens)
+        total = total + term
+        if tokens[0] not in ("+", "-"):
+            return total
+        sign = 1 if tokens.pop(0) == "+" else -1
+
+
+def _parse_factor(tokens: list[str]) -> Size:
+    token = tokens.pop(0)
+    if token == "{":
+        dividend = _parse_sum(tokens)
+        if [tokens.pop(0), tokens.pop(0)] != ["}", "//"]:
+            raise ShapeError("a quotient is `{dividend}//divisor`")
+        return floor_div(dividend, int(tokens.pop(0)))
+    return int(token) if token.isdigit() else symbol(token)
 
 
 # --- tensors ---------------------------------------------------------------------------------

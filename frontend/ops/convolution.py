@@ -6,18 +6,22 @@ after.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ...ir import sugar
-from ...ir.errors import ArgumentError, ShapeError
+from ...ir.errors import ArgumentError, OpenSizeError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
-from ...ir.types import Size
+from ...ir.types import Dim, Size
 from .. import config
 from ..operation import operation
 from .core import floating, tensor
 
+Ints = tuple[int, ...]
 Padding = tuple[tuple[int, int], ...]
 
 
@@ -57,6 +61,42 @@ def window_padding(
             total = max((-(-int(size) // s) - 1) * s + reach - int(size), 0)
         pairs.append((total // 2, total - total // 2))
     return tuple(pairs)
+
+
+def pad_open(
+    op: str, x: Value, padding: str, window: Ints, strides: Ints, dilation: Ints, value: float
+) -> tuple[Value, Padding]:
+    """`x`, and the padding of its windows.
+
+    What `same` adds to an axis of open size depends on that size if windows move by more than 1.
+    Then all of it is put around `x`, and nothing is left to add.
+    """
+    spatial = x.shape[1:-1]
+    moved = [isinstance(d, Dim) and s > 1 for d, s in zip(spatial, strides, strict=True)]
+    if str(padding).lower() != "same" or not any(moved):
+        return x, window_padding(op, padding, spatial, window, strides, dilation)
+    low: list[Size] = [0] * x.ndim
+    high: list[Size] = [0] * x.ndim
+    for axis, (size, k, s, d) in enumerate(zip(spatial, window, strides, dilation, strict=True)):
+        reach = (k - 1) * d + 1
+        if isinstance(size, int) or s == 1:
+            ((low[axis + 1], high[axis + 1]),) = window_padding(
+                op, padding, [size], (k,), (s,), (d,)
+            )
+            continue
+        if reach < s:
+            raise OpenSizeError(
+                f"{op}: padding 'same' with strides {s} beyond the window of {reach} needs a fixed "
+                f"size along axis {axis + 1}, got {x.type}",
+                hint="give that dimension a size, or pad and use 'valid'",
+            )
+        total = ((size + s - 1) // s - 1) * s + reach - size
+        low[axis + 1] = total // 2
+        high[axis + 1] = total - total // 2
+    padded = primitive("pad")(
+        x, low=tuple(low), high=tuple(high), interior=(0,) * x.ndim, value=value
+    )
+    return padded, ((0, 0),) * len(window)
 
 
 def _require_image(op: str, x: Value) -> int:
@@ -100,7 +140,7 @@ def conv(
         if padding == "causal" and rank == 1:
             pads: Padding = (((window[0] - 1) * dilation[0], 0),)
         else:
-            pads = window_padding("conv", padding, x.shape[1:-1], window, strides, dilation)
+            x, pads = pad_open("conv", x, padding, window, strides, dilation, 0.0)
         return primitive("conv")(
             x, w, strides=strides, padding=pads, input_dilation=(1,) * rank,
             kernel_dilation=dilation, groups=channels // taken,
@@ -199,7 +239,8 @@ def max_pool(
     strides = per_axis("max_pool", "strides", window if strides is None else strides, rank)
 
     def run(x: Value) -> Value:
-        pads = window_padding("max_pool", padding, x.shape[1:-1], window, strides, (1,) * rank)
+        least = -math.inf if x.dtype.is_float else float(np.iinfo(x.dtype.numpy).min)
+        x, pads = pad_open("max_pool", x, padding, window, strides, (1,) * rank, least)
         return primitive("max_pool")(x, window=window, strides=strides, padding=pads)
 
     return channels_last(x, data_format, run)
@@ -217,10 +258,18 @@ def average_pool(
     strides = per_axis("average_pool", "strides", window if strides is None else strides, rank)
 
     def run(x: Value) -> Value:
-        pads = window_padding("average_pool", padding, x.shape[1:-1], window, strides, (1,) * rank)
-        return primitive("avg_pool")(
-            x, window=window, strides=strides, padding=pads, include_padding=False
+        padded, pads = pad_open("average_pool", x, padding, window, strides, (1,) * rank, 0.0)
+        pooled = primitive("avg_pool")(
+            padded, window=window, strides=strides, padding=pads, include_padding=False
         )
+        if padded is x:
+            return pooled
+        ones = sugar.full((1, *x.shape[1:-1], 1), 1, x.dtype)
+        padded, _ = pad_open("average_pool", ones, padding, window, strides, (1,) * rank, 0.0)
+        share = primitive("avg_pool")(
+            padded, window=window, strides=strides, padding=pads, include_padding=False
+        )
+        return pooled / share
 
     return channels_last(x, data_format, run)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, DTypeError, ShapeError
+from ..errors import ArgumentError, DTypeError, OpenSizeError, ShapeError
 from ..graph import Value
 from ..op import Reason, get
 from ..sugar import zeros_like
@@ -98,7 +98,7 @@ def require_fixed(op: str, name: str, x: TensorType, axes: Iterable[int]) -> Non
     """Refuse symbolic sizes along `axes`."""
     symbolic = [a for a in axes if isinstance(x.shape[a], Dim)]
     if symbolic:
-        raise ShapeError(
+        raise OpenSizeError(
             f"{op}: operand {name} must have a fixed size along axis {symbolic[0]}, got {x}",
             hint=FIXED_HINT,
         )

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import ArgumentError, ShapeError
 from ..graph import Value
 from ..op import CODE, Op, case, define, reject
-from ..types import Shape, TensorType, bf16, f16, f32, i32
+from ..types import Shape, Size, TensorType, bf16, f16, f32, i32
 from .common import (
     N,
     multilinear,
@@ -47,9 +47,9 @@ def _geometry(
     }  # fmt: skip
 
 
-def window_size(op: str, size: int, window: int, stride: int, low: int, high: int) -> int:
-    """How many windows fit into a padded axis."""
-    if size + low + high < window:
+def window_size(op: str, size: Size, window: int, stride: int, low: int, high: int) -> Size:
+    """How many windows fit into a padded axis; an open size is taken to hold one."""
+    if isinstance(size, int) and size + low + high < window:
         raise ShapeError(
             f"{op}: the window must fit into the padded input, got a window of {window} "
             f"in {size} + {low} + {high}"
@@ -86,7 +86,7 @@ def _result(op: str, x: TensorType, w: TensorType, **attrs: Any) -> TensorType:
     require_rank(op, "x", x, 3)
     if w.ndim != x.ndim:
         raise ShapeError(f"{op}: operands must have one rank, got {x} and {w}")
-    require_fixed(op, "x", x, range(1, x.ndim))
+    require_fixed(op, "x", x, (x.ndim - 1,))
     require_fixed(op, "w", w, range(w.ndim))
     _check_attributes(op, x.ndim - 2, **attrs)
     channels, groups = int(x.shape[-1]), attrs["groups"]
@@ -97,9 +97,9 @@ def _result(op: str, x: TensorType, w: TensorType, **attrs: Any) -> TensorType:
         )
     spatial = []
     for axis, (low, high) in enumerate(attrs["padding"]):
-        size = dilated(int(x.shape[axis + 1]), attrs["input_dilation"][axis] - 1)
-        window = dilated(int(w.shape[axis]), attrs["kernel_dilation"][axis] - 1)
-        spatial.append(window_size(op, int(size), int(window), attrs["strides"][axis], low, high))
+        size = dilated(x.shape[axis + 1], attrs["input_dilation"][axis] - 1)
+        window = dilated(w.shape[axis], attrs["kernel_dilation"][axis] - 1)
+        spatial.append(window_size(op, size, int(window), attrs["strides"][axis], low, high))
     return x.with_shape((x.shape[0], *spatial, w.shape[-1]))
 
 
@@ -211,8 +211,8 @@ conv = define(Op(
                      "got a window of 3 in 2 + 0 + 0"),
         reject(f32(2, 5, 2), f32(3, 3, 2, 4), **_geometry(2),
                error="conv: operands must have one rank, got f32[2,5,2] and f32[3,3,2,4]"),
-        reject(f32(2, N, 5, 2), f32(3, 3, 2, 4), **_geometry(2),
-               error="conv: operand x must have a fixed size along axis 1, got f32[2,N,5,2]"),
+        reject(f32(2, 5, 5, N), f32(3, 3, 2, 4), **_geometry(2),
+               error="conv: operand x must have a fixed size along axis 3, got f32[2,5,5,N]"),
         reject(f32(2, 5, 5, 2), f32(3, 3, 2, 4), strides=(1, 1), groups=1,
                error="conv: attributes must be strides, padding, input_dilation, "
                      "kernel_dilation, groups, got groups, strides"),

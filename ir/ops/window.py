@@ -18,7 +18,6 @@ from .common import (
     N,
     linear,
     require_at_least,
-    require_fixed,
     require_float,
     require_length,
     require_number,
@@ -44,7 +43,6 @@ def _geometry(
 def _pooled(op: str, x: TensorType, window: Ints, strides: Ints, padding: Padding) -> TensorType:
     """The type of one number for each window of `x`."""
     require_rank(op, "x", x, 3)
-    require_fixed(op, "x", x, range(1, x.ndim - 1))
     require_length(op, x.ndim - 2, window=window, strides=strides, padding=padding)
     require_at_least(op, 1, window=window, strides=strides)
     spatial = []
@@ -54,7 +52,7 @@ def _pooled(op: str, x: TensorType, window: Ints, strides: Ints, padding: Paddin
                 f"{op}: padding must be 0 or more and below the window, "
                 f"got {tuple(padding)} for a window of {tuple(window)}"
             )
-        size = int(x.shape[axis + 1])
+        size = x.shape[axis + 1]
         spatial.append(window_size(op, size, window[axis], strides[axis], low, high))
     return x.with_shape((x.shape[0], *spatial, x.shape[-1]))
 
@@ -121,8 +119,6 @@ max_pool = define(Op(
                error="max_pool: operand x must have rank 3 or more, got f32[2,5]"),
         reject(boolean(2, 5, 5, 1), **_geometry(2, 2, 2),
                error="max_pool: operand x must be a number, got bool[2,5,5,1]"),
-        reject(f32(2, N, 5, 1), **_geometry(2, 2, 2),
-               error="max_pool: operand x must have a fixed size along axis 1, got f32[2,N,5,1]"),
         reject(f32(2, 5, 5, 1), **_geometry(2, 6, 2),
                error="max_pool: the window must fit into the padded input, "
                      "got a window of 6 in 5 + 0 + 0"),

@@ -55,8 +55,53 @@ def test_exact_division():
     assert exact_div(N + 1, N) is None
     assert exact_div(N + 1, N + 1) == 1
     assert (4 * N) // 2 == 2 * N
-    with pytest.raises(ShapeError, match="cannot be divided"):
-        _ = N // 2
+
+
+def test_quotients_have_one_form():
+    half = N // 2
+    assert str(half) == "{N}//2"
+    assert half == (N + 4) // 2 - 2 == (3 * N) // 2 - N
+    assert (-N) // 2 == (N // 2) - N
+    assert (N // 2) // 3 == N // 6
+    assert ((N - 1) // 2 + 1) // 2 == (N + 1) // 4
+    assert (N * T) // 2 != N * (T // 2)
+    assert half == (2 * (N // 2)) // 2
+    assert half.symbols == {"N"}
+    assert N - 2 * half == N % 2
+    assert (4 * N + 6) % 2 == 0
+    with pytest.raises(ShapeError, match="symbolic"):
+        _ = N // T
+
+
+def random_size(rng: np.random.Generator, depth: int):
+    """An expression over N and T as a dimension, and as a function of numbers."""
+    if depth == 0:
+        return [(N, lambda n, t: n), (T, lambda n, t: t), (3, lambda n, t: 3)][rng.integers(3)]
+    (a, f), (b, g) = random_size(rng, depth - 1), random_size(rng, depth - 1)
+    k = int(rng.integers(1, 6))
+    return [
+        (a + b, lambda n, t: f(n, t) + g(n, t)),
+        (a * b, lambda n, t: f(n, t) * g(n, t)),
+        (a - 2 * b, lambda n, t: f(n, t) - 2 * g(n, t)),
+        (a // k, lambda n, t: f(n, t) // k),
+        (a % k, lambda n, t: f(n, t) % k),
+    ][rng.integers(5)]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_dimensions_compute_as_integers_do(seed):
+    rng = np.random.default_rng(seed)
+    size, function = random_size(rng, 4)
+    assert parse_size(str(size)) == size
+    for n, t in rng.integers(0, 30, (20, 2)).tolist():
+        assert substitute(size, {"N": n, "T": t}) == function(n, t)
+        assert substitute(substitute(size, {"N": n}), {"T": t}) == function(n, t)
+
+
+@pytest.mark.parametrize("text", ["{N}//0x", "{N//2", "N**2", "", "2**N", "{N}/2", "N T+"])
+def test_what_is_no_dimension_is_refused(text):
+    with pytest.raises(ShapeError, match="not a dimension"):
+        parse_size(text)
 
 
 @pytest.mark.parametrize("use", [lambda: N < 3, lambda: int(N), lambda: range(N), lambda: 7 // N])
@@ -72,7 +117,8 @@ def test_substitute_keeps_unnamed_symbols():
 
 
 def test_types_print_and_read_back():
-    for t in (f32(), f32(N, 28, 28, 1), boolean(0), u32(2), bf16(2 * N - 1)):
+    for t in (f32(), f32(N, 28, 28, 1), boolean(0), u32(2), bf16(2 * N - 1),
+              f32(N, 2 * ((T + 1) // 2) + 1, N // 3 * T)):  # fmt: skip
         assert parse_type(str(t)) == t
     assert str(f32(N, 10)) == "f32[N,10]"
     with pytest.raises(ShapeError, match="not a tensor type"):

@@ -107,10 +107,21 @@ def test_empty_batch() -> None:
     np.testing.assert_array_equal(dw, np.zeros_like(w))
 
 
-def test_symbolic_image_size_is_refused_with_a_cure() -> None:
-    with pytest.raises(ShapeError, match=r"conv: operand x must have a fixed size along axis 1"
+def test_an_open_image_size_stays_open() -> None:
+    conv = REGISTRY["conv"]
+    attrs = geometry(2, strides=2, padding=(1, 1))
+    assert conv.infer(f32(2, N, 5, 2), f32(3, 3, 2, 4), **attrs) == (
+        f32(2, (N - 1) // 2 + 1, 3, 4),
+    )
+    for size in range(1, 9):
+        (fixed,) = conv.infer(f32(2, size, 5, 2), f32(3, 3, 2, 4), **attrs)
+        assert fixed.shape[1] == (size - 1) // 2 + 1
+
+
+def test_open_channels_are_refused_with_a_cure() -> None:
+    with pytest.raises(ShapeError, match=r"conv: operand x must have a fixed size along axis 3"
                                          r"(.|\n)*hint: give that dimension a size"):  # fmt: skip
-        REGISTRY["conv"].infer(f32(2, N, 5, 2), f32(3, 3, 2, 4), **geometry(2))
+        REGISTRY["conv"].infer(f32(2, 5, 5, N), f32(3, 3, 2, 4), **geometry(2))
 
 
 def test_padding_that_is_no_pair_is_refused() -> None:
