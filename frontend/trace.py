@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..ir import sugar
 from ..ir.builder import Builder
 from ..ir.errors import ShapeError
 from ..ir.graph import Graph, Value
@@ -88,27 +87,6 @@ class Trace(Builder):
         self.state_of(variable)
         self._assigned[variable] = value
 
-    def alternatives(
-        self, condition: Value, first: Callable[[], Any], second: Callable[[], Any]
-    ) -> tuple[Any, Any]:
-        """Run both functions; of their assignments keep the first's where `condition` holds."""
-        before = dict(self._assigned)
-        results = []
-        assigned = []
-        for function in (first, second):
-            self._assigned = dict(before)
-            results.append(function())
-            assigned.append(self._assigned)
-        self._assigned = before
-        for variable in {**assigned[0], **assigned[1]}:
-            old = before.get(variable, self.state_of(variable))
-            one, other = (found.get(variable, old) for found in assigned)
-            if one is not other:
-                self._assigned[variable] = select_exactly(condition, one, other)
-            elif one is not old:
-                self._assigned[variable] = one
-        return results[0], results[1]
-
     def finish(
         self, outputs: Mapping[str, Value], updates: Iterable[tuple[Value, Value]] = ()
     ) -> Graph:
@@ -121,11 +99,3 @@ class Trace(Builder):
         kept = {v.name for v in state}
         self.variables = {name: v for name, v in self.variables.items() if name in kept}
         return replace(graph, state=state)
-
-
-def select_exactly(condition: Value, first: Value, second: Value) -> Value:
-    """One of two values of the same type, by a scalar condition."""
-    if first.type != second.type:
-        raise ShapeError(f"cond: the branches must be of one type, got {first.type} "
-                         f"and {second.type}")  # fmt: skip
-    return sugar.select(condition, first, second)

@@ -32,6 +32,7 @@ class Builder:
     """
 
     eager = False
+    outer: Builder | None = None  # of the builder of a body: the one around it
 
     def __init__(self, name: str = "graph") -> None:
         self.name = name

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ...ir import sugar
-from ...ir.builder import constant, current
+from ...ir.builder import constant
 from ...ir.errors import DTypeError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
 from ...ir.types import Dim, Size, as_dtype, boolean, i32, keras_name, u32
-from .. import config, tree
+from .. import config
 from ..keras_tensor import KerasTensor
 from ..operation import operation
 from ..operators import is_number
-from ..trace import Trace, select_exactly
 from ..variable import Variable
 
 # --- helpers for bodies ----------------------------------------------------------------------
@@ -201,43 +199,7 @@ def unstack(x: Any, num: int | None = None, axis: int = 0) -> Any:
     return [x[(*before, i)] for i in range(count)]
 
 
-def cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> Any:
-    """`true_fn()` if the scalar `pred` is true, else `false_fn()`.
-
-    Where `pred` is known only when the graph runs, both are computed, and of what they return
-    and assign to variables the one that holds is selected.
-
-    Raises
-    ------
-    ShapeError
-        If the two return different structures or shapes.
-    """
-    builder = current()
-    if isinstance(pred, KerasTensor):
-        raise DTypeError(
-            "cond: pred must not be a symbolic tensor", hint="use it in a layer's call"
-        )
-    if builder is None or not isinstance(pred, Value | Variable):
-        return true_fn() if bool(pred) else false_fn()
-    condition = tensor(pred, boolean)
-    if condition.is_constant:
-        return true_fn() if bool(condition) else false_fn()
-    if condition.ndim:
-        raise ShapeError(f"cond: pred must be a scalar, got {condition.type}")
-    assert isinstance(builder, Trace)
-    first, second = builder.alternatives(condition, true_fn, false_fn)
-    ones, others = tree.flatten(first), tree.flatten(second)
-    if len(ones) != len(others):
-        raise ShapeError(f"cond: the branches must return alike, got {first!r} and {second!r}")
-    chosen = [
-        None if a is None and b is None else select_exactly(condition, tensor(a), tensor(b))
-        for a, b in zip(ones, others, strict=True)
-    ]
-    return tree.pack_like(first, chosen)
-
-
 __all__ = [
-    "cond",
     "cast",
     "convert_to_numpy",
     "convert_to_tensor",
