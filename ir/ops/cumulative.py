@@ -167,9 +167,11 @@ cumprod = define(Op(
 def _extremum_vjp(g: Value, x: Value, *, out: Value, axis: int, reverse: bool) -> tuple[Value]:
     """A step is `maximum(total, x)`: x has a share of 1, 1/2 in a tie, or 0 in its result, and
     what flows into the result of a step goes on to the step before with the rest."""
-    is_first = equal(_shifted(full(x.shape, 1, x.dtype), axis, reverse, 0.0), zeros_like(x))
+    ones, zeros = full(x.shape, 1, x.dtype), zeros_like(x)
+    is_first = equal(_shifted(ones, axis, reverse, 0.0), zeros)
     stays = equal(_shifted(out, axis, reverse, 0.0), out)
-    share = select(equal(x, out), select(stays, select(is_first, 1.0, 0.5), 1.0), zeros_like(x))
+    step = select(stays, select(is_first, ones, 0.5), ones)
+    share = select(equal(x, out), step, zeros)
     rest = _shifted(1 - share, axis, not reverse, 0.0)
     return (share * linear_recurrence(rest, g, axis=axis, reverse=not reverse),)
 
