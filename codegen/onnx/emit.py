@@ -192,7 +192,10 @@ class Emitter:
 
     def const(self, value: Any, dtype: Any = None, name: str = "") -> str:
         """The name of an initializer that holds `value`; equal ones without a name are shared."""
-        array = np.asarray(value, dtype=as_dtype(dtype).numpy if dtype is not None else None)
+        array = np.asarray(value)
+        if dtype is not None:
+            with np.errstate(invalid="ignore"):  # a number out of range wraps, as in the oracle
+                array = array.astype(as_dtype(dtype).numpy)
         key = (name, str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             stored = name if name and name not in self._used else self._fresh(name or "constant")

@@ -25,9 +25,12 @@ def session_of(model: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession
     return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
 
 
-def run_graph(graph: Graph, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Lower and run; outputs and updates (`new/...`) by name, bf16 included."""
-    session = session_of(lower(graph))
+def run_graph(
+    graph: Graph, arrays: Mapping[str, np.ndarray], session: ort.InferenceSession | None = None
+) -> dict[str, np.ndarray]:
+    """Lower and run (or run in the session given); outputs and updates (`new/...`) by name, bf16
+    included."""
+    session = session or session_of(lower(graph))
     binding = session.io_binding()
     fixed = graph.specialize(bind(graph, arrays))
     results = dict(zip(fixed.output_names, fixed.outputs, strict=True))

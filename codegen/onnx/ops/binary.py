@@ -66,12 +66,26 @@ def _shift(e: Emitter, a: str, b: str, node: Node) -> str:
     left = node.op.name == "shift_left"
     if dtype.kind == "uint":
         return e.op("BitShift", a, b, direction="LEFT" if left else "RIGHT")
-    power = e.op("Pow", e.const(2, i64), e.cast(b, i64))
-    wide = e.cast(a, i64)
+    wide, steps = e.cast(a, i64), e.cast(b, i64)
     if left:
-        return e.cast(e.op("Mul", wide, power), dtype)
-    rest = e.op("Mod", wide, power)
-    return e.cast(e.op("Div", e.op("Sub", wide, rest), power), dtype)
+        return e.cast(e.op("Mul", wide, _power_of_two(e, steps)), dtype)
+    if dtype.bits < 64:
+        return e.cast(_floor_divided(e, wide, _power_of_two(e, steps)), dtype)
+    half = e.op("Div", steps, e.const(2, i64))  # 2**63 is no i64
+    for part in (half, e.op("Sub", steps, half)):
+        wide = _floor_divided(e, wide, _power_of_two(e, part))
+    return wide
+
+
+def _power_of_two(e: Emitter, exponent: str) -> str:
+    """`2 ** exponent` by a table, for ONNX Runtime's Pow of integers computes in f64."""
+    table = np.left_shift(np.ones(64, np.int64), np.arange(64))
+    place = e.op("Clip", exponent, e.const(0, i64), e.const(63, i64))
+    return e.op("Gather", e.const(table), place)
+
+
+def _floor_divided(e: Emitter, x: str, divisor: str) -> str:
+    return e.op("Div", e.op("Sub", x, e.op("Mod", x, divisor)), divisor)
 
 
 @pointwise("select")

@@ -16,7 +16,7 @@ from hornfels.codegen.onnx.export import export_inference, export_train_step
 from hornfels.codegen.onnx.prepare import prepare
 from hornfels.ir import Builder, Graph, Value, constant, evaluate, gradients, sugar, symbol
 from hornfels.ir.op import get
-from hornfels.ir.types import TensorType, bf16, boolean, f16, f32, f64, i8, i32, i64, u32
+from hornfels.ir.types import DTYPES, TensorType, bf16, boolean, f16, f32, f64, i32, i64
 
 N, T = symbol("N"), symbol("T")
 SCAN, WHILE, COND, TANH = get("scan"), get("while"), get("cond"), get("tanh")
@@ -234,16 +234,20 @@ def test_carries_swap_and_pass_through():
     compare(graph, arrays_for(graph))
 
 
-@pytest.mark.parametrize("dtype", [f16, bf16, f32, i64, i32, i8, u32, boolean])
-def test_carries_of_every_type(dtype):
+@pytest.mark.parametrize("dtype", [pytest.param(d, id=d.name) for d in DTYPES.values()])
+def test_control_flow_on_every_dtype(dtype):
     step = (lambda c, x: (c ^ x, c)) if dtype.is_bool else (lambda c, x: (c + x, c * x))
     with Builder("typed") as b:
-        c, xs = b.input("c", dtype(3)), b.input("xs", dtype(4, 3))
+        c, xs, n = b.input("c", dtype(3)), b.input("xs", dtype(4, 3)), b.input("n", i32())
         last, ys = scan(step, [c], [xs])
         back, _ = scan(step, [c], [xs], reverse=True)
-        graph = b.finish({"last": last, "ys": ys, "back": back})
-    limit = {f16: 4e-3, bf16: 4e-2, f32: 1e-6}.get(dtype, 0)
-    compare(graph, arrays_for(graph), limit)
+        _, looped = while_(lambda i, c, x, n: i < n, lambda i, c, x, n: (i + 1, step(c, x)[0]),
+                           [constant(0, i32), c], [xs[0], n])  # fmt: skip
+        chosen, _ = cond(n > 2, step, lambda c, x: (x, c), c, xs[1])
+        graph = b.finish({"last": last, "ys": ys, "back": back, "l": looped, "chosen": chosen})
+    limit = {f16: 4e-3, bf16: 4e-2, f32: 1e-6, f64: 1e-14}.get(dtype, 0)
+    for seed in (0, 4):
+        compare(graph, arrays_for(graph, seed), limit)
 
 
 def test_constants_of_a_body_are_initializers_of_the_model():
