@@ -19,10 +19,11 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from .graph import Node, Value, reachable
 
 CHEAP = frozenset({
-    "abs", "add", "bit_and", "bit_or", "bit_xor", "cast", "ceil", "clip", "div", "equal", "floor",
-    "greater", "greater_equal", "is_finite", "less", "less_equal", "logical_and", "logical_not",
-    "logical_or", "maximum", "minimum", "mul", "neg", "not_equal", "reciprocal", "round", "rsqrt",
-    "select", "shift_left", "shift_right", "sign", "sqrt", "square", "stop_gradient", "sub",
+    "abs", "add", "bit_and", "bit_not", "bit_or", "bit_xor", "bitcast", "cast", "ceil", "div",
+    "equal", "floor", "greater", "greater_equal", "is_finite", "less", "less_equal",
+    "logical_and", "logical_not", "logical_or", "maximum", "minimum", "mul", "neg", "not_equal",
+    "relu", "round", "rsqrt", "select", "shift_left", "shift_right", "sign", "sqrt",
+    "stop_gradient", "sub",
 })  # fmt: skip
 """Elementwise ops that cost no more than to load what they computed."""
 

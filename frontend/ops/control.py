@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...ir import sugar
+from ...ir.batching import batch
 from ...ir.errors import ArgumentError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
@@ -153,7 +154,7 @@ def scan(
     if not isinstance(unroll, bool) and (not isinstance(unroll, int) or unroll < 1):
         raise ArgumentError(f"scan: unroll must be a positive integer or a bool, got {unroll!r}")
     first, slices = _values(init), _values(xs)
-    steps = _length(_flat(slices), length)
+    steps = _length("scan: xs", _flat(slices), length)
     step = RegionTrace.of("step", f, _types(first), tree.map_structure(_slice, slices))
     with step:
         if not isinstance(step.result, list | tuple) or len(step.result) != 2:
@@ -174,19 +175,20 @@ def _slice(x: Value | None) -> TensorType | None:
     return None if x is None else x.type.with_shape(x.shape[1:])
 
 
-def _length(xs: Sequence[Value], length: Any) -> Size:
-    """The number of steps."""
+def _length(what: str, xs: Sequence[Value], length: Any) -> Size:
+    """The number of slices."""
     if isinstance(length, np.integer):
         length = int(length)
-    sizes = [x.shape[0] if x.ndim else None for x in xs]
     if length is None and not xs:
-        raise ArgumentError("scan: needs xs or a length", hint="while_loop ends by a condition")
+        raise ArgumentError(f"{what} must hold a tensor, or length be given",
+                            hint="while_loop ends by a condition")  # fmt: skip
     if length is not None and (not isinstance(length, Size) or isinstance(length, bool)):
         raise ArgumentError(f"scan: length must be an integer, got {length!r:.60}",
                             hint="fori_loop takes a number that is computed")  # fmt: skip
+    sizes = [x.shape[0] if x.ndim else None for x in xs]
     wanted = sizes[0] if length is None else length
     if wanted is None or any(size != wanted for size in sizes):
-        raise ShapeError(f"scan: xs must have {'one size' if length is None else length} along "
+        raise ShapeError(f"{what} must have {'one size' if length is None else length} along "
                          f"the first axis, got {', '.join(str(x.type) for x in xs)}")  # fmt: skip
     return wanted
 
@@ -464,6 +466,46 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
 
 @closing
 @operation
+def vectorized_map(function: Callable[..., Any], elements: Any) -> Any:
+    """`function` of each slice of `elements` along the first axis, all at once, stacked.
+
+    The function is traced once for one slice, then its ops get an axis more: it costs what the
+    same ops cost on so many elements. Ops that cannot take an axis more (`while_loop`, random
+    numbers) run one slice after the other, inside. Where a slice decides a `cond`, both branches
+    run for all. `map` runs everything one after the other, in less memory.
+
+    Parameters
+    ----------
+    function : callable
+        `function(slices)`; it must not assign to variables.
+    elements : tensor or nest of tensors
+        All of one size along the first axis.
+
+    Examples
+    --------
+    >>> ops.vectorized_map(lambda x: x * 2, np.arange(3))
+    array([0, 2, 4])
+    """
+    given = _values(elements)
+    leaves = _flat(given)
+    size = _length("vectorized_map: elements", leaves, None)
+    trace = RegionTrace.of("example", function, tree.map_structure(_slice, given))
+    if trace.assigned:
+        raise ArgumentError(
+            f"vectorized_map: function must not assign to variables, it assigns to "
+            f"{trace.assigned[0].path!r}", hint="map runs one after the other"
+        )  # fmt: skip
+    with trace:
+        result = _values(trace.result)
+    outside, variables = trace.outside(_flat(result)), trace.read_variables
+    graph = trace.close(_flat(result), [*trace.inputs, *variables, *outside])
+    arguments = [*leaves, *map_(read, variables), *outside]
+    many = [i < len(leaves) for i in range(len(arguments))]
+    return _pack(result, batch(graph, arguments, many, size))
+
+
+@closing
+@operation
 def associative_scan(
     f: Callable[..., Any], elems: Any, reverse: bool = False, axis: int = 0
 ) -> Any:
@@ -544,5 +586,6 @@ __all__ = [
     "map",
     "scan",
     "switch",
+    "vectorized_map",
     "while_loop",
 ]
