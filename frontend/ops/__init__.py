@@ -14,15 +14,19 @@ from . import convolution as _convolution
 from . import core as _core
 from . import creation as _creation
 from . import crossentropy as _crossentropy
+from . import ctc as _ctc
 from . import diagonals as _diagonals
 from . import einsum as _einsum
 from . import fourier as _fourier
-from . import image
+from . import image as image
 from . import indexing as _indexing
+from . import integers as _integers
 from . import joining as _joining
 from . import linalg as _linalg
 from . import nan as _nan
+from . import nn as nn
 from . import normalization as _normalization
+from . import numpy as numpy
 from . import padding as _padding
 from . import products as _products
 from . import reduce as _reduce
@@ -43,10 +47,12 @@ from .convolution import *  # noqa: F403
 from .core import *  # noqa: F403
 from .creation import *  # noqa: F403
 from .crossentropy import *  # noqa: F403
+from .ctc import *  # noqa: F403
 from .diagonals import *  # noqa: F403
 from .einsum import *  # noqa: F403
 from .fourier import *  # noqa: F403
 from .indexing import *  # noqa: F403
+from .integers import *  # noqa: F403
 from .joining import *  # noqa: F403
 from .linalg import *  # noqa: F403
 from .nan import *  # noqa: F403
@@ -64,9 +70,9 @@ from .windows import *  # noqa: F403
 
 _FAMILIES = (
     _activation, _arithmetic, _attention, _autodiff, _complex, _control, _convolution, _core,
-    _creation, _crossentropy, _diagonals, _einsum, _fourier, _indexing, _joining, _linalg,
-    _nan, _normalization, _padding, _products, _reduce, _scatter, _shapes, _sorting, _spatial,
-    _special, _statistics, _windows,
+    _creation, _crossentropy, _ctc, _diagonals, _einsum, _fourier, _indexing, _integers,
+    _joining, _linalg, _nan, _normalization, _padding, _products, _reduce, _scatter, _shapes,
+    _sorting, _spatial, _special, _statistics, _windows,
 )  # fmt: skip
 
 __all__ = sorted({name for family in _FAMILIES for name in family.__all__})

@@ -8,6 +8,7 @@ from typing import Any
 from ...ir import sugar
 from ...ir.errors import ShapeError
 from ...ir.graph import Value
+from ...ir.op import get as primitive
 from ..operation import operation
 from .core import floating, tensor
 
@@ -223,6 +224,24 @@ def _exponentials(x: Value, axis: Any) -> tuple[Value, Value]:
     return exponentials, sugar.reduce("reduce_sum", exponentials, axis, keepdims=True)
 
 
+@operation
+def sparsemax(x: Any, axis: int = -1) -> Any:
+    """The nearest point to `x` whose elements along `axis` are probabilities: many are 0.
+
+    Martins and Astudillo, "From softmax to sparsemax", 2016.
+    """
+    x = floating(x)
+    axis = sugar.normalize_axis("sparsemax", axis, x.ndim)
+    ordered = primitive("sort")(x, axis=axis, descending=True)
+    sums = primitive("cumsum")(ordered, axis=axis, reverse=False)
+    rank = primitive("iota")(shape=x.shape, axis=axis, dtype=x.dtype) + 1
+    support = ordered * rank > sums - 1
+    count = sugar.reduce("reduce_sum", sugar.cast(support, x.dtype), axis, keepdims=True)
+    inside = sugar.select(support, ordered, sugar.zeros_like(ordered))
+    total = sugar.reduce("reduce_sum", inside, axis, keepdims=True)
+    return sugar.binary("maximum", x - (total - 1) / count, 0.0)
+
+
 swish = silu
 hard_swish = hard_silu
 
@@ -230,5 +249,5 @@ __all__ = [
     "celu", "elu", "gelu", "glu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_swish",
     "hard_tanh", "leaky_relu", "log_sigmoid", "log_softmax", "relu", "relu6", "selu", "sigmoid",
     "silu", "soft_shrink", "softmax", "softplus", "softsign", "sparse_plus", "sparse_sigmoid",
-    "squareplus", "swish", "tanh_shrink", "threshold",
+    "sparsemax", "squareplus", "swish", "tanh_shrink", "threshold",
 ]  # fmt: skip

@@ -108,6 +108,12 @@ def convert_to_tensor(x: Any, dtype: Any = None, sparse: Any = None, ragged: Any
     return tensor(x, dtype)
 
 
+@operation
+def array(x: Any, dtype: Any = None) -> Any:
+    """`x` as a tensor, as `convert_to_tensor` makes it."""
+    return tensor(x, dtype)
+
+
 def convert_to_numpy(x: Any) -> np.ndarray:
     """`x` as a NumPy array.
 
@@ -200,6 +206,7 @@ def unstack(x: Any, num: int | None = None, axis: int = 0) -> Any:
 
 
 __all__ = [
+    "array",
     "cast",
     "convert_to_numpy",
     "convert_to_tensor",

@@ -270,6 +270,17 @@ def correlate(x1: Any, x2: Any, mode: str = "valid") -> Any:
     return result[::-1] if turned else result
 
 
+@operation
+def psnr(x1: Any, x2: Any, max_val: float) -> Any:
+    """The peak signal-to-noise ratio in dB: `20 log10(max_val) - 10 log10(mean((x1 - x2)**2))`."""
+    a, b = sugar.common(floating(x1), floating(x2))
+    if a.shape != b.shape:
+        raise ShapeError(f"psnr: shapes must be equal, got {a.type} and {b.type}")
+    apart = a - b
+    error = sugar.unary("log10", sugar.mean(apart * apart))
+    return sugar.unary("log10", sugar.value(max_val, a.dtype)) * 20 - error * 10
+
+
 # --- along an axis ---------------------------------------------------------------------------
 
 
@@ -343,5 +354,6 @@ def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
 
 __all__ = [
     "bincount", "corrcoef", "correlate", "cumprod", "cumsum", "diff", "histogram", "median",
-    "nanmedian", "nanpercentile", "nanquantile", "percentile", "ptp", "quantile", "trapezoid",
+    "nanmedian", "nanpercentile", "nanquantile", "percentile", "psnr", "ptp", "quantile",
+    "trapezoid",
 ]  # fmt: skip
