@@ -16,6 +16,8 @@ HORNFELS_CONTRACTS      contracts=True            check all that each pass promi
                                                   see `passes/contracts.py`
 HORNFELS_NUM_THREADS    num_threads=4             threads of native code; without it, the cores
                                                   that the process may use
+HORNFELS_WORKER         worker=3                  index of this process among those that train
+                                                  together; its random numbers are its own
 ======================  ========================  ==============================================
 
 `hornfels bisect` finds with them the pass and the rewrite that break a graph.
@@ -53,6 +55,7 @@ class Settings:
     rewrite_limit: int | None = None
     contracts: bool = False
     num_threads: int | None = None
+    worker: int = 0
 
 
 _overrides: ContextVar[Settings | None] = ContextVar("hornfels_settings", default=None)
@@ -140,6 +143,13 @@ def _threads(name: str, value: object) -> int | None:
     return _number(name, value, "threads", 1)
 
 
+def _worker(name: str, value: object) -> int:
+    number = _number(name, value, "a worker", 0)
+    if number is None or number >= 1 << 15:
+        raise ArgumentError(f"{name}: must be less than {1 << 15}, got {value!r}")
+    return number
+
+
 def _flag(name: str, value: object) -> bool:
     words = {"1": True, "true": True, "0": False, "false": False}
     found = words.get(str(value).lower())
@@ -151,4 +161,5 @@ def _flag(name: str, value: object) -> bool:
 _PARSERS = {
     "debug": _topics, "dump": _text, "passes": _text, "stop_after": _text,
     "rewrite_limit": _rewrites, "contracts": _flag, "num_threads": _threads,
+    "worker": _worker,
 }  # fmt: skip

@@ -325,11 +325,12 @@ class Evaluator:
         return position(self.nest, at[node.attrs["axis"]], node.output.dtype)
 
     def _rng_bits(self, node: Node, at: Indices) -> Element:
-        key = tuple(self.element(node.inputs[0], (ix.number(i),)) for i in range(2))
+        words = int(node.inputs[0].shape[0])
+        key = [self.element(node.inputs[0], (ix.number(i),)) for i in range(words)]
         flat = ix.linearize(at, node.output.shape)
         counter = position(self.nest, flat, u32)
-        zero = constant(self.nest, u32, 0)
-        return threefry2x32(key[0], key[1], counter, zero)[0]
+        stream = key[2] if words > 2 else constant(self.nest, u32, 0)
+        return threefry2x32(key[0], key[1], counter, stream)[0]
 
     def _constant(self, node: Node, at: Indices) -> Element:
         array = node.attrs["value"]

@@ -109,8 +109,8 @@ def threefry(key: np.ndarray, counters: np.ndarray) -> np.ndarray:
 
 
 def _rng_bits_type(key: TensorType, *, shape: Shape) -> TensorType:
-    if key != u32(2):
-        raise DTypeError(f"rng_bits: operand key must be u32[2], got {key}")
+    if key not in (u32(2), u32(3)):
+        raise DTypeError(f"rng_bits: operand key must be u32[2] or u32[3], got {key}")
     return TensorType(u32, tuple(shape))
 
 
@@ -120,22 +120,26 @@ _BLOCK = 1 << 14  # counters at a time: what they need stays in the cache
 def _rng_bits_numpy(key: np.ndarray, *, shape: tuple[int, ...]) -> np.ndarray:
     size = math.prod(shape)
     bits = np.empty(size, np.uint32)
+    stream = np.uint64(key[2]) if key.size > 2 else np.uint64(0)
     for start in range(0, size, _BLOCK):
         index = np.arange(start, min(start + _BLOCK, size), dtype=np.uint64)
-        counters = np.stack([index & _LOW_32, index >> np.uint64(32)])
-        bits[start : start + _BLOCK] = threefry(key, counters)[0]
+        counters = np.stack([index & _LOW_32, (index >> np.uint64(32)) + stream])
+        bits[start : start + _BLOCK] = threefry(key[:2], counters & _LOW_32)[0]
     return bits.reshape(shape)
 
 
 rng_bits = define(Op(
     name="rng_bits",
     doc="""Random bits: the element of flat row-major index i is word 0 of Threefry2x32-20
-    with `key` and the counter (i modulo 2**32, i // 2**32).""",
+    with the first two words of `key` and the counter (i modulo 2**32, i // 2**32); a third word
+    of `key`, the stream, is added to word 1 of the counter.""",
     kind="index",
     type=_rng_bits_type, numpy=_rng_bits_numpy, vjp=DISCRETE,
     onnx=CODE,
-    samples=[case(u32(2), shape=(3, 5)), case(u32(2), shape=()), case(u32(2), shape=(0, 2))],
-    rejects=[reject(u32(3), shape=(4,), error="rng_bits: operand key must be u32[2], got u32[3]")],
+    samples=[case(u32(2), shape=(3, 5)), case(u32(2), shape=()), case(u32(2), shape=(0, 2)),
+             case(u32(3), shape=(4, 3))],
+    rejects=[reject(u32(4), shape=(4,),
+                    error="rng_bits: operand key must be u32[2] or u32[3], got u32[4]")],
 ))  # fmt: skip
 
 

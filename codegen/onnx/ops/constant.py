@@ -66,9 +66,9 @@ _PARITY = 0x1BD11BDA
 
 @lowering("rng_bits")
 def _rng_bits(ctx: Lowering, node: Node) -> Tensor:
-    """Word 0 of Threefry2x32-20 in u32 arithmetic, counter (i, 0).
+    """Word 0 of Threefry2x32-20 in u32 arithmetic, counter (i, stream).
 
-    The counter's high word is 0 because an ONNX tensor of 2**32 elements does not fit anyway.
+    i has no high word because an ONNX tensor of 2**32 elements does not fit anyway.
     """
     e, shape = ctx.e, node.output.shape
     key = ctx.full(node.inputs[0])
@@ -78,6 +78,8 @@ def _rng_bits(ctx: Lowering, node: Node) -> Tensor:
     keys = (k0, k1, e.op("BitwiseXor", e.op("BitwiseXor", k0, k1), parity))
     x0 = e.op("Add", e.cast(count_to(ctx, size_of(shape)), u32), k0)
     x1 = k1  # the same for all elements until the first addition to x0
+    if node.inputs[0].shape[0] == 3:
+        x1 = e.op("Add", k1, e.op("Slice", key, e.ints(2), e.ints(3), e.ints(0)))
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
             x0 = e.op("Add", x0, x1)

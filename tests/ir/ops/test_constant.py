@@ -59,5 +59,5 @@ def test_dimension_size_of_a_symbol_is_known_at_run_time() -> None:
 
 @pytest.mark.parametrize("key", [f32(2), u32(), u32(2, 1)])
 def test_other_keys_are_refused(key: object) -> None:
-    with pytest.raises(TypeError, match=r"rng_bits: operand key must be u32\[2\], got"):
+    with pytest.raises(TypeError, match=r"key must be u32\[2\] or u32\[3\], got"):
         REGISTRY["rng_bits"].infer(key, shape=(3,))
