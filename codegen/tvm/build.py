@@ -199,8 +199,10 @@ class _Part:
 
 def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target) -> tvm.IRModule:
     plain, rich = {}, {}
+    # TVM takes what the last function of a module says about aliasing for all of them.
+    aliased = any(function.attrs[ALIASED] for function in functions.values())
     for name, function in functions.items():
-        (plain if function.attrs[PLAIN] else rich)[name] = _raw(name, function)
+        (plain if function.attrs[PLAIN] else rich)[name] = _raw(name, function, aliased=aliased)
     t = tirx.transform
     simple = [t.BindTarget(target), t.VectorizeLoop(True)]
     passes = [
@@ -223,9 +225,8 @@ def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target)
         return module
 
 
-def _raw(name: str, function: PrimFunc) -> PrimFunc:
+def _raw(name: str, function: PrimFunc, *, aliased: bool) -> PrimFunc:
     """Turn buffer parameters into raw pointers; return 0, as parallel loops may return else."""
-    aliased = bool(function.attrs[ALIASED])
     pointers = [tirx.Var(f"{p.name}_pointer", PointerType(p.ty.dtype)) for p in function.params]
     views = [
         # LLVM is told that views of plain pointers are disjoint, of computed pointers it is not.
