@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..ir import Graph, TensorType, symbol
-from ..ir.errors import ArgumentError
+from ..ir.errors import ArgumentError, ShapeError
 from ..ir.types import type_of
 from .data import Batch, size_of_batch, weights_of_classes
 from .executable import DEFAULT_BACKEND, Backend, Executable, State, make_backend
@@ -180,6 +180,7 @@ class CompiledModel:
         self.device = Device(self.backend.state())
         self.random = np.random.default_rng(model.shuffle_seed())
         self._steps: dict[Any, Step] = {}
+        self._open: dict[Any, Mapping[str, TensorType]] = {}  # inputs with open sizes
         self._lock = threading.RLock()
         self._pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="hornfels-compile")
 
@@ -187,13 +188,36 @@ class CompiledModel:
 
     def step(self, kind: str, types: Mapping[str, TensorType]) -> Step:
         """The traced step for inputs of these types (their first dimension is the batch)."""
-        symbolic = {name: t.with_shape((symbol(BATCH), *t.shape[1:])) for name, t in types.items()}
-        key = (kind, self.model.trace_key(), tuple(sorted(symbolic.items())))
+        fixed = {name: t.with_shape((symbol(BATCH), *t.shape[1:])) for name, t in types.items()}
         with self._lock:
-            if key not in self._steps:
-                graph, variables = self.model.trace(kind, symbolic)
-                self._steps[key] = Step(graph, variables, self.backend, self._pool)
-            return self._steps[key]
+            opened = self._opened(kind, fixed) if self.backend.symbolic else fixed
+            if opened != fixed:
+                try:
+                    return self._traced(kind, opened)
+                except ShapeError:  # what works for each size need not work for all at once
+                    self._open[kind, self.model.trace_key()] = {}
+            return self._traced(kind, fixed)
+
+    def _traced(self, kind: str, types: Mapping[str, TensorType]) -> Step:
+        key = (kind, self.model.trace_key(), tuple(sorted(types.items())))
+        if key not in self._steps:
+            graph, variables = self.model.trace(kind, types)
+            self._steps[key] = Step(graph, variables, self.backend, self._pool)
+        return self._steps[key]
+
+    def _opened(self, kind: str, types: Mapping[str, TensorType]) -> Mapping[str, TensorType]:
+        """The types with every size open that the model's declared inputs leave open."""
+        key = (kind, self.model.trace_key())
+        if key not in self._open:
+            try:
+                declared = self.model.declared_types(kind)
+            except ArgumentError:  # a model that declares no inputs
+                declared = {}
+            self._open[key] = {n: t for n, t in declared.items() if t.symbols - {BATCH}}
+        declared = self._open[key]
+        if not declared:
+            return types
+        return {name: _open_sizes(t, declared.get(name, t)) for name, t in types.items()}
 
     def run(self, kind: str, batch: Batch, *, anew: bool = False) -> dict[str, np.ndarray]:
         """Run one step on a packed batch: `"train"`, `"test"` or `"predict"`.
@@ -295,8 +319,18 @@ class CompiledModel:
         """The model's declared input types, or those of a step of this kind that ran."""
         for (known, version, types), _ in reversed(self._steps.items()):
             if known == kind and version == self.model.trace_key():
-                return dict(types)
+                return self._opened(kind, dict(types))
         return self.model.declared_types(kind)
+
+
+def _open_sizes(found: TensorType, declared: TensorType) -> TensorType:
+    """`found` with the symbols of `declared`, if the two fit."""
+    if found.ndim != declared.ndim or found.dtype != declared.dtype:
+        return found
+    pairs = list(zip(found.shape, declared.shape, strict=True))
+    if any(isinstance(want, int) and want != have for have, want in pairs):
+        return found
+    return declared
 
 
 def compile(model: Any, backend: str = DEFAULT_BACKEND, target: str = "cpu") -> CompiledModel:

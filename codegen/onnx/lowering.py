@@ -23,7 +23,7 @@ from ...ir.errors import HornfelsError, LoweringError
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import CODE, Reason
 from ...ir.sugar import cast
-from ...ir.types import Dim, Shape, Size, TensorType, f64, i64, substitute, symbol
+from ...ir.types import Dim, Factor, Shape, Size, TensorType, f64, i64, substitute, symbol
 from .emit import Emitter
 
 Order = tuple[int, ...]
@@ -236,11 +236,17 @@ class Lowering:
         total = ""
         for monomial, c in size.terms:
             term = self.e.ints(c) if c != 1 or not monomial else ""
-            for name in monomial:
-                factor = self._symbol(name)
-                term = self.e.op("Mul", term, factor) if term else factor
+            for factor in monomial:
+                size = self._factor(factor)
+                term = self.e.op("Mul", term, size) if term else size
             total = self.e.op("Add", total, term) if total else term
         return total
+
+    def _factor(self, factor: Factor) -> str:
+        """A factor of a dimension; `Div` rounds towards zero, which is down for sizes."""
+        if isinstance(factor, str):
+            return self._symbol(factor)
+        return self.e.op("Div", self.size(factor.dividend), self.e.ints(factor.divisor))
 
     def _symbol(self, name: str) -> str:
         """The value of a symbol: the size of an input's axis, solved for it if need be."""

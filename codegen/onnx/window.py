@@ -43,6 +43,20 @@ def dilate(
     return name, tuple((d - 1) * s + 1 for d, s in zip(shape, steps, strict=True))
 
 
+def fit(ctx: Lowering, name: str, grow: Shape) -> str:
+    """Pad `[N, C, *spatial]` at the end of each spatial axis, or cut it where `grow` is below 0."""
+    e = ctx.e
+    known = [d for d in grow if isinstance(d, int)]
+    if len(known) < len(grow) or any(d > 0 for d in known):
+        widths = (*[0] * len(grow), 0, 0, *grow)
+        return e.op("Pad", name, ctx.sizes((0, 0, *widths)), e.like(0, name))
+    axes = [i for i, d in enumerate(known) if d]
+    if not axes:
+        return name
+    starts, ends = e.ints(*[0] * len(axes)), e.ints(*(known[i] for i in axes))
+    return e.op("Slice", name, starts, ends, e.ints(*(i + 2 for i in axes)))
+
+
 def pad_spatial(ctx: Lowering, name: str, padding: Padding, value: str) -> str:
     """Pad the spatial axes of `[N, *spatial, C]`."""
     if not any(any(pair) for pair in padding):
@@ -52,16 +66,16 @@ def pad_spatial(ctx: Lowering, name: str, padding: Padding, value: str) -> str:
     return ctx.e.op("Pad", name, ctx.e.ints(*low, *high), value)
 
 
-def crop_spatial(ctx: Lowering, name: str, low: Sequence[int], sizes: Sequence[int]) -> str:
+def crop_spatial(ctx: Lowering, name: str, low: Sequence[int], sizes: Shape) -> str:
     """`sizes` elements from `low` on along the spatial axes of `[N, *spatial, C]`."""
     e = ctx.e
     ends = [a + n for a, n in zip(low, sizes, strict=True)]
     axes = range(1, len(low) + 1)
-    return e.op("Slice", name, e.ints(*low), e.ints(*ends), e.ints(*axes))
+    return e.op("Slice", name, e.ints(*low), ctx.sizes(tuple(ends)), e.ints(*axes))
 
 
 def taps(
-    ctx: Lowering, padded: str, out: Sequence[int], window: Ints, strides: Ints, dilation: Ints
+    ctx: Lowering, padded: str, out: Shape, window: Ints, strides: Ints, dilation: Ints
 ) -> Iterator[str]:
     """For each position in the window, row-major, the elements that it meets: `[N, *out, C]`."""
     e = ctx.e
@@ -69,14 +83,14 @@ def taps(
     for tap in np.ndindex(window):
         starts = [t * d for t, d in zip(tap, dilation, strict=True)]
         ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, out, strides, strict=True)]
-        yield e.op("Slice", padded, e.ints(*starts), e.ints(*ends), axes, steps)
+        yield e.op("Slice", padded, e.ints(*starts), ctx.sizes(tuple(ends)), axes, steps)
 
 
 def untap(
     ctx: Lowering,
     shares: Sequence[tuple[Ints, str]],
     shape: Shape,
-    padded: Sequence[int],
+    padded: Shape,
     strides: Ints,
     dilation: Ints,
 ) -> str:
@@ -90,6 +104,6 @@ def untap(
     for tap, share in shares:
         name, spread = dilate(ctx, share, shape, (1, *strides, 1), zero)
         low = [t * d for t, d in zip(tap, dilation, strict=True)]
-        high = [p - a - int(n) for p, a, n in zip(padded, low, spread[1:-1], strict=True)]
-        parts.append(e.op("Pad", name, e.ints(0, *low, 0, 0, *high, 0), zero))
+        high = [p - a - n for p, a, n in zip(padded, low, spread[1:-1], strict=True)]
+        parts.append(e.op("Pad", name, ctx.sizes((0, *low, 0, 0, *high, 0)), zero))
     return e.op("Sum", *parts) if len(parts) > 1 else parts[0]

@@ -110,7 +110,8 @@ def fixed_size(layer: Layer, shape: Any, axis: int) -> int:
     if len(shape) < abs(axis) or shape[axis] is None:
         raise ShapeError(
             f"layer {layer.name!r}: axis {axis} of the input must have a fixed size, "
-            f"got shape {tuple(shape)}"
+            f"got shape {tuple(shape)}",
+            hint="weights depend on it: give it to Input, or reduce or move that axis before",
         )
     return int(shape[axis])
 

@@ -6,6 +6,7 @@ is the runtime's, which is imported when `fit` and its like are called.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -417,10 +418,18 @@ class Trainer:
 # --- names and types of inputs ---------------------------------------------------------------
 
 
+_FOREIGN = re.compile(r"[^\w./\-]")
+_ESCAPE = re.compile(r":([0-9a-f]+):")
+
+
 def _named(part: str, nest: Any) -> dict[str, Any]:
-    """`x`, or `x/0`, `x/1` for a list, or `x/key` for a dict."""
+    """`x`, or `x/0`, `x/1` for a list, or `x/key` for a dict.
+
+    In a key, characters that the IR's names cannot have become `:20:`, their number in hexadecimal.
+    """
     if isinstance(nest, dict):
-        return {f"{part}/{key}": value for key, value in nest.items()}
+        escaped = {_FOREIGN.sub(lambda c: f":{ord(c[0]):x}:", str(key)): key for key in nest}
+        return {f"{part}/{name}": nest[key] for name, key in escaped.items()}
     if isinstance(nest, list | tuple):
         return {f"{part}/{i}": value for i, value in enumerate(nest)}
     return {part: nest}
@@ -430,7 +439,11 @@ def _nested(part: str, values: Mapping[str, Any]) -> Any:
     """The reverse of `_named`; None if there is nothing of that name."""
     if part in values:
         return values[part]
-    found = {name[len(part) + 1 :]: v for name, v in values.items() if name.startswith(f"{part}/")}
+    found = {
+        _ESCAPE.sub(lambda c: chr(int(c[1], 16)), name[len(part) + 1 :]): v
+        for name, v in values.items()
+        if name.startswith(f"{part}/")
+    }
     if not found:
         return None
     return list(found.values()) if all(key.isdigit() for key in found) else found

@@ -146,12 +146,13 @@ def roll(x: Any, shift: Any, axis: Any = None) -> Any:
 
 
 def _rolled(x: Value, shift: int, axis: int) -> Value:
-    size = int(x.shape[axis])
-    shift = shift % size if size else 0
+    size = x.shape[axis]
+    if isinstance(size, int):  # an open size is taken to be larger than the shift
+        shift = shift % size if size else 0
     if shift == 0:
         return x
-    before = (slice(None),) * axis
-    parts = x[(*before, slice(size - shift, size))], x[(*before, slice(0, size - shift))]
+    before, at = (slice(None),) * axis, size - shift if shift > 0 else -shift
+    parts = x[(*before, slice(at, size))], x[(*before, slice(0, at))]
     return primitive("concat")(*parts, axis=axis)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from ...ir.graph import Value
 from ...ir.op import get
 from ...ir.rewrite import Rule
+from ...ir.types import Dim
 
 Ints = tuple[int, ...]
 
@@ -46,6 +47,8 @@ def _zero_padding(low: Ints, high: Ints, interior: Ints, value: float) -> bool |
     """Whether a pad can become the padding of a convolution."""
     if value != 0:
         return f"it pads with {value}"
+    if any(isinstance(width, Dim) for width in (*low, *high)):
+        return "it depends on an open size"
     if any(interior) or min((*low, *high)) < 0:
         return "it pads between elements or crops"
     outer = (low[0], high[0], low[-1], high[-1])

@@ -16,9 +16,9 @@ from typing import Any
 
 from ....ir.graph import Node, Value
 from ....ir.ops.shape import dilated
-from ....ir.types import Shape, f64
+from ....ir.types import Dim, Shape, f64
 from ..lowering import Lowering, Order, Tensor, lowering
-from ..window import INT_MIN, Ints, Padding, dilate
+from ..window import INT_MIN, Ints, Padding, dilate, fit
 from .conv_taps import conv_by_taps, input_grad_by_taps, kernel_grad_by_taps
 
 
@@ -26,9 +26,9 @@ from .conv_taps import conv_by_taps, input_grad_by_taps, kernel_grad_by_taps
 class Geometry:
     """Sizes of one convolution `x * w -> y`, spatial axes only, and its attributes."""
 
-    input: Ints
+    input: Shape
     kernel: Ints
-    output: Ints
+    output: Shape
     strides: Ints
     padding: Padding
     input_dilation: Ints
@@ -39,7 +39,7 @@ class Geometry:
     def of(node: Node, x: Shape, w: Shape, y: Shape) -> Geometry:
         attrs = node.attrs
         return Geometry(
-            tuple(map(int, x[1:-1])), tuple(map(int, w[:-2])), tuple(map(int, y[1:-1])),
+            x[1:-1], tuple(map(int, w[:-2])), y[1:-1],
             attrs["strides"], attrs["padding"], attrs["input_dilation"],
             attrs["kernel_dilation"], attrs["groups"],
         )  # fmt: skip
@@ -49,9 +49,14 @@ class Geometry:
         return len(self.kernel)
 
     @cached_property
-    def dilated_input(self) -> Ints:
+    def dilated_input(self) -> Shape:
         pairs = zip(self.input, self.input_dilation, strict=True)
-        return tuple(int(dilated(n, d - 1)) for n, d in pairs)
+        return tuple(dilated(n, d - 1) for n, d in pairs)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a size is known only when the model runs."""
+        return any(isinstance(n, Dim) for n in (*self.input, *self.output))
 
     @cached_property
     def reach(self) -> Ints:
@@ -60,7 +65,7 @@ class Geometry:
         return tuple(d * (k - 1) for k, d in pairs)
 
     @cached_property
-    def unreached(self) -> Ints:
+    def unreached(self) -> Shape:
         """How many of the last rows no window reaches, because the stride passes them."""
         return tuple(
             n + lo + hi - r - 1 - s * (out - 1)
@@ -130,10 +135,13 @@ def _input_grad(ctx: Lowering, node: Node) -> Tensor:
         name = _rotated(ctx, incoming, w, g)
     else:
         kernel = ctx.full(w, kernel_order(w.ndim))
-        name = ctx.e.op("ConvTranspose", incoming, kernel, output_padding=g.unreached, **g.onnx)
+        if g.is_open:
+            name = _transposed_open(ctx, incoming, kernel, g)
+        else:
+            name = ctx.e.op("ConvTranspose", incoming, kernel, output_padding=g.unreached, **g.onnx)
     if set(g.input_dilation) != {1}:
         n, axes = g.rank, tuple(range(2, 2 + g.rank))
-        starts, ends = ctx.e.ints(*[0] * n), ctx.e.ints(*g.dilated_input)
+        starts, ends = ctx.e.ints(*[0] * n), ctx.sizes(g.dilated_input)
         name = ctx.e.op("Slice", name, starts, ends, ctx.e.ints(*axes),
                         ctx.e.ints(*g.input_dilation))  # fmt: skip
     return ctx.held(name, out.type, order)
@@ -151,7 +159,18 @@ def _prefers_rotation(g: Geometry) -> bool:
     """
     if set(g.strides) != {1} or any(lo > r for (lo, _), r in zip(g.padding, g.reach, strict=True)):
         return False
+    if g.is_open:  # then ConvTranspose would have to be padded
+        return all(hi <= r for (_, hi), r in zip(g.padding, g.reach, strict=True))
     return prod(g.dilated_input) <= _MORE_WORK * prod(g.output)
+
+
+def _transposed_open(ctx: Lowering, incoming: str, kernel: str, g: Geometry) -> str:
+    """ConvTranspose without what depends on sizes: nothing is cut at the end, then it is fitted."""
+    lows = tuple(lo for lo, _ in g.padding)
+    attrs = g.onnx | {"pads": (*lows, *[0] * g.rank)}
+    name = ctx.e.op("ConvTranspose", incoming, kernel, **attrs)
+    grow = tuple(u - hi for u, (_, hi) in zip(g.unreached, g.padding, strict=True))
+    return fit(ctx, name, grow)
 
 
 def _rotated(ctx: Lowering, incoming: str, w: Value, g: Geometry) -> str:
@@ -184,38 +203,41 @@ def _kernel_grad(ctx: Lowering, node: Node) -> Tensor:
     if x.dtype == f64:
         return kernel_grad_by_taps(ctx, node, g)
     n = g.rank
-    image = _reached(ctx, _spread(ctx, x, g), g)
-    highs = [max(hi - u, 0) for (_, hi), u in zip(g.padding, g.unreached, strict=True)]
+    image, ends = _reached(ctx, _spread(ctx, x, g), g)
+    highs = [max(end, 0) for end in ends]
     lows = [lo for lo, _ in g.padding]
     if g.groups > 1:
         image = _groups_as_batch(ctx, image, x, g)
     else:
         image = e.unsqueeze(image, [0])
     window = ctx.full(dy, (n + 1, 0, *range(1, n + 1)))  # O, N, *spatial
+    shape = {} if g.is_open else {"kernel_shape": (1, *g.output)}
     result = e.op(
-        "Conv", image, e.unsqueeze(window, [2]), kernel_shape=(1, *g.output), group=g.groups,
+        "Conv", image, e.unsqueeze(window, [2]), **shape, group=g.groups,
         strides=(1, *g.kernel_dilation), dilations=(1, *g.strides), pads=(0, *lows, 0, *highs),
     )  # fmt: skip
     return ctx.held(e.squeeze(result, [0]), out.type, kernel_order(out.ndim))
 
 
-def _reached(ctx: Lowering, image: str, g: Geometry) -> str:
-    """Cut off the last rows that no window reaches, as far as they are not padding."""
-    cut = [min(hi - u, 0) for (_, hi), u in zip(g.padding, g.unreached, strict=True)]
-    axes = [i for i, c in enumerate(cut) if c]
-    if not axes:
-        return image
-    e = ctx.e
-    starts, ends = e.ints(*[0] * len(axes)), e.ints(*(cut[i] for i in axes))
-    return e.op("Slice", image, starts, ends, e.ints(*(i + 2 for i in axes)))
+def _reached(ctx: Lowering, image: str, g: Geometry) -> tuple[str, Ints]:
+    """Cut off the last rows that no window reaches, as far as they are not padding.
+
+    With it comes the padding that is left at the ends, or less than 0 for what was cut; where it
+    depends on an open size it is done here.
+    """
+    ends = [hi - u for (_, hi), u in zip(g.padding, g.unreached, strict=True)]
+    cut = tuple(end if isinstance(end, Dim) or end < 0 else 0 for end in ends)
+    left = tuple(0 if isinstance(end, Dim) else end for end in ends)
+    return fit(ctx, image, cut), left
 
 
 def _groups_as_batch(ctx: Lowering, image: str, x: Value, g: Geometry) -> str:
     """`[N, C, *spatial]` as `[1, groups * N, C / groups, *spatial]`."""
     n, channels = g.rank, int(x.shape[-1])
+    ends = [hi - u for (_, hi), u in zip(g.padding, g.unreached, strict=True)]
     spatial = tuple(
-        size + min(hi - u, 0)
-        for size, (_, hi), u in zip(g.dilated_input, g.padding, g.unreached, strict=True)
+        size + (end if isinstance(end, Dim) else min(end, 0))
+        for size, end in zip(g.dilated_input, ends, strict=True)
     )
     split = ctx.reshape(image, (x.shape[0], g.groups, channels // g.groups, *spatial))
     swapped = ctx.e.transpose(split, (1, 0, *range(2, n + 3)))

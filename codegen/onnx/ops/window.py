@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from ....ir.graph import Node, Value
-from ....ir.types import Shape, TensorType, f64, i64, size_of
+from ....ir.types import Dim, Shape, TensorType, f64, i64, size_of
 from ..emit import KERNELS
 from ..lowering import Lowering, Tensor, lowering, plain
-from ..window import Ints, Padding, crop_spatial, pad_spatial, taps, untap
+from ..window import Ints, Padding, crop_spatial, fit, pad_spatial, taps, untap
 from .conv import channels_first, flat
 
 
@@ -61,8 +61,8 @@ def _max_pool_by_taps(ctx: Lowering, node: Node) -> Tensor:
     return plain(e.op("Max", *seen), out.type)
 
 
-def _spatial(shape: Shape) -> Ints:
-    return tuple(int(d) for d in shape[1:-1])
+def _spatial(shape: Shape) -> Shape:
+    return shape[1:-1]
 
 
 @lowering("max_pool_grad")
@@ -103,8 +103,27 @@ def _avg_pool_by_taps(ctx: Lowering, node: Node) -> Tensor:
     window, strides = node.attrs["window"], node.attrs["strides"]
     padded = pad_spatial(ctx, ctx.full(x), node.attrs["padding"], e.const(0, x.dtype))
     seen = taps(ctx, padded, _spatial(out.shape), window, strides, (1,) * len(window))
-    counts = e.const(_counts(node, _spatial(x.shape), _spatial(out.shape)), x.dtype)
+    counts, _ = _divisor(ctx, node, x.shape, out.type)
     return plain(e.op("Div", e.op("Sum", *seen), counts), out.type)
+
+
+def _divisor(ctx: Lowering, node: Node, x: Shape, y: TensorType) -> tuple[str, Shape]:
+    """What each window's sum is divided by: one number, or `[*out, 1]`."""
+    padded = any(map(any, node.attrs["padding"])) and not node.attrs["include_padding"]
+    if padded and any(isinstance(d, Dim) for d in (*_spatial(x), *_spatial(y.shape))):
+        return _open_counts(ctx, node, x, y), (*_spatial(y.shape), 1)
+    counts = _counts(node, _spatial(x), _spatial(y.shape))  # type: ignore[arg-type]
+    return ctx.e.const(counts, y.dtype), counts.shape
+
+
+def _open_counts(ctx: Lowering, node: Node, x: Shape, y: TensorType) -> str:
+    """The elements of each window as sums of ones, of sizes known when the model runs."""
+    e, attrs = ctx.e, node.attrs
+    window = attrs["window"]
+    ones = e.op("Expand", e.const(1, y.dtype), ctx.sizes((1, *_spatial(x), 1)))
+    padded = pad_spatial(ctx, ones, attrs["padding"], e.const(0, y.dtype))
+    seen = taps(ctx, padded, _spatial(y.shape), window, attrs["strides"], (1,) * len(window))
+    return e.squeeze(e.op("Sum", *seen), [0])
 
 
 def _counts(node: Node, size: Ints, out: Ints) -> np.ndarray:
@@ -124,10 +143,9 @@ def _counts(node: Node, size: Ints, out: Ints) -> np.ndarray:
 def _avg_pool_grad(ctx: Lowering, node: Node) -> Tensor:
     dy, out, e = node.inputs[0], node.output, ctx.e
     window, strides, padding = (node.attrs[k] for k in ("window", "strides", "padding"))
-    counts = _counts(node, _spatial(out.shape), _spatial(dy.shape))
-    type = TensorType(dy.dtype, counts.shape)
-    divisor = ctx.renamed(plain(e.const(counts, dy.dtype), type), dy.type,
-                          range(1, dy.ndim) if counts.ndim else ())  # fmt: skip
+    counts, shape = _divisor(ctx, node, out.shape, dy.type)
+    divisor = ctx.renamed(plain(counts, TensorType(dy.dtype, shape)), dy.type,
+                          range(1, dy.ndim) if shape else ())  # fmt: skip
     share = ctx.pointwise(lambda a, b: e.op("Div", a, b), [ctx[dy], divisor], dy.type)
     if window == strides and not any(map(any, padding)):
         return _repeated(ctx, share, out, window)
@@ -146,11 +164,8 @@ def _repeated(ctx: Lowering, share: Tensor, out: Value, window: Ints) -> Tensor:
         split, repeated, joined = [*split, n, 1], [*repeated, n, k], [*joined, n * k]
     name = ctx.reshape(ctx.full(share, order), tuple(split))
     name = ctx.reshape(e.op("Expand", name, ctx.sizes(tuple(repeated))), tuple(joined))
-    rest = [int(out.shape[a] - n) for a, n in zip(order[2:], joined[2:], strict=True)]
-    if any(rest):
-        widths = e.ints(*[0] * (out.ndim + 2), *rest)
-        name = e.op("Pad", name, widths, e.like(0, name))
-    return ctx.held(name, out.type, order)
+    rest = tuple(out.shape[a] - n for a, n in zip(order[2:], joined[2:], strict=True))
+    return ctx.held(fit(ctx, name, rest), out.type, order)
 
 
 def _spread_by_conv(
@@ -165,11 +180,16 @@ def _spread_by_conv(
         _spatial(out.shape), _spatial(share.type.shape), window, strides, padding, strict=True
     )
     extra = [n + lo + hi - k - s * (m - 1) for n, m, k, s, (lo, hi) in sizes]
+    attrs: dict[str, Any] = {"pads": flat(padding), "output_padding": extra}
+    grow: Shape = ()
+    if any(isinstance(d, Dim) for d in extra):  # then nothing is cut at the end, and it is fitted
+        attrs = {"pads": (*(lo for lo, _ in padding), *[0] * len(window))}
+        grow = tuple(d - hi for d, (_, hi) in zip(extra, padding, strict=True))
     name = e.op(
         "ConvTranspose", ctx.full(share, order), ones, kernel_shape=window, strides=strides,
-        pads=flat(padding), group=channels, output_padding=extra,
+        group=channels, **attrs,
     )  # fmt: skip
-    return ctx.held(name, out.type, order)
+    return ctx.held(fit(ctx, name, grow), out.type, order)
 
 
 def _avg_grad_by_taps(ctx: Lowering, node: Node, share: Tensor) -> Tensor:
