@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ..op import CODE, Op, case, define, reject
 from ..sugar import full, select, zeros_like
 from ..types import TensorType, bf16, boolean, f16, f32, i8, i32, u8
 from .binary import equal
-from .common import N, require_axis, require_float, require_number, require_same, widen
+from .common import N, linear, require_axis, require_float, require_number, require_same, widen
 from .shape import pad
 
 
@@ -73,12 +73,23 @@ def _recurrence_vjp(
     return total * _shifted(out, axis, reverse, 0.0), total
 
 
+def _recurrence_jvp(
+    tangents: Sequence[Value | None], a: Value, b: Value, *, out: Value, axis: int, reverse: bool
+) -> list[Value]:
+    da, db = tangents
+    terms = zeros_like(b) if db is None else db
+    if da is not None:
+        terms = terms + da * _shifted(out, axis, reverse, 0.0)
+    return [linear_recurrence(a, terms, axis=axis, reverse=reverse)]
+
+
 linear_recurrence = define(Op(
     name="linear_recurrence",
     doc="""`h[i] = a[i] * h[i - 1] + b[i]` along `axis`, starting from 0; `h[i + 1]` in place of
     `h[i - 1]` if `reverse`. f16 and bf16 accumulate in f32.""",
     kind="opaque",
     type=_recurrence_type, numpy=_recurrence_numpy, vjp=_recurrence_vjp,
+    jvp=_recurrence_jvp,
     onnx=CODE,
     samples=[
         case(f32(4, 7), f32(4, 7), axis=1, reverse=False),
@@ -113,6 +124,7 @@ cumsum = define(Op(
     integers wrap around, f16 and bf16 accumulate in f32.""",
     kind="opaque",
     type=_rule("cumsum"), numpy=_oracle(np.add), vjp=_cumsum_vjp,
+    jvp=linear("cumsum"),
     onnx=CODE,
     samples=[
         case(f32(4, 7), axis=1, reverse=False), case(f32(N, 3), axis=0, reverse=True),

@@ -9,7 +9,7 @@ from ..graph import Value
 from ..op import CODE, Op, case, define, reject
 from ..sugar import zeros_like
 from ..types import Shape, TensorType, boolean, f32, i32, i64, u32
-from .common import N, require_integer, require_length, require_same_dtype
+from .common import N, linear, require_integer, require_length, require_same_dtype
 
 
 def _require_window(op: str, x: TensorType, sizes: Shape, starts: tuple[TensorType, ...]) -> None:
@@ -61,6 +61,7 @@ dynamic_slice = define(Op(
     A start that would leave `x` is moved to the nearest at which the window lies inside.""",
     kind="index",
     type=_slice_type, numpy=_slice_numpy, vjp=_slice_vjp,
+    jvp=linear("dynamic_slice"),
     onnx=CODE,
     samples=[
         case(f32(5, 7), i32(), i32(), sizes=(2, 3), integers=(0, 4)),
@@ -114,6 +115,7 @@ dynamic_update = define(Op(
     leave `x` is moved to the nearest at which the window lies inside.""",
     kind="index",
     type=_update_type, numpy=_update_numpy, vjp=_update_vjp,
+    jvp=linear("dynamic_update"),
     onnx=CODE,
     samples=[
         case(f32(5, 7), f32(2, 3), i32(), i32(), integers=(0, 4)),

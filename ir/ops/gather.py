@@ -156,6 +156,7 @@ take_along = define(Op(
     index that `indices` has there. An index out of range is clamped to the nearest legal one.""",
     kind="index",
     type=_take_along_type, numpy=_take_along_numpy, vjp=_take_along_vjp,
+    jvp=linear("take_along"),
     onnx=CODE,
     samples=[
         case(f32(4, 7), i32(4, 3), axis=1, integers=(0, 7)),
@@ -219,6 +220,7 @@ scatter_add_along = define(Op(
     The gradient of `take_along`.""",
     kind="opaque",
     type=_scatter_along_type, numpy=_scatter_along_numpy, vjp=_scatter_along_vjp,
+    jvp=linear("scatter_add_along"),
     onnx=CODE,
     samples=[
         case(f32(4, 7), i32(4, 3), f32(4, 3), axis=1, integers=(0, 7)),

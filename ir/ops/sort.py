@@ -3,7 +3,7 @@ their order, and -0.0 equals 0.0."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from .common import (
     require_rank,
     widen,
 )
-from .gather import scatter_add_along
+from .gather import scatter_add_along, take_along
 
 
 def _rule(op: str) -> Callable[..., TensorType]:
@@ -55,6 +55,13 @@ def _sort_vjp(g: Value, x: Value, *, out: Value, axis: int, descending: bool) ->
     return (scatter_add_along(zeros_like(x), order, g, axis=axis),)
 
 
+def _sort_jvp(
+    tangents: Sequence[Value | None], x: Value, *, out: Value, axis: int, descending: bool
+) -> list[Value | None]:
+    order = argsort(x, axis=axis, descending=descending)
+    return [None if t is None else take_along(t, order, axis=axis) for t in tangents]
+
+
 argsort = define(Op(
     name="argsort",
     doc="""The positions along `axis` at which `x` must be read to be sorted. Equal elements keep
@@ -83,7 +90,7 @@ sort = define(Op(
     doc="""`x` in order along `axis`. NaN counts as the largest: last if ascending, first if
     `descending`.""",
     kind="opaque",
-    type=_rule("sort"), numpy=_sort_numpy, vjp=_sort_vjp,
+    type=_rule("sort"), numpy=_sort_numpy, vjp=_sort_vjp, jvp=_sort_jvp,
     onnx=CODE,
     samples=[
         case(f32(4, 7), axis=1, descending=False, distinct=True),
@@ -128,12 +135,19 @@ def _top_k_vjp(
     return (scatter_add_along(zeros_like(x), out[1], g[0], axis=x.ndim - 1),)
 
 
+def _top_k_jvp(
+    tangents: Sequence[Value | None], x: Value, *, out: tuple[Value, Value], k: int
+) -> list[Value | None]:
+    (t,) = tangents
+    return [None if t is None else take_along(t, out[1], axis=x.ndim - 1), None]
+
+
 top_k = define(Op(
     name="top_k",
     doc="""The `k` largest elements along the last axis, the largest first, and their positions.
     Of equal ones the first comes first; NaN counts as the largest.""",
     kind="opaque",
-    type=_top_k_type, numpy=_top_k_numpy, vjp=_top_k_vjp,
+    type=_top_k_type, numpy=_top_k_numpy, vjp=_top_k_vjp, jvp=_top_k_jvp,
     onnx=CODE,
     samples=[
         case(f32(4, 7), k=3, distinct=True), case(f32(N, 5), k=1, distinct=True),
