@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .builder import emit
+from .builder import Builder, emit
 from .graph import Graph, Node, Value, outline
 from .op import get
 from .sugar import broadcast_to, reshape, select, transpose
@@ -225,7 +225,8 @@ def _body(region: Graph, arguments: Sequence[Batched], size: Size) -> Graph:
         Value(v.type.with_shape((size, *v.shape)) if x.many else v.type, name=v.name)
         for v, x in zip(region.inputs, arguments, strict=True)
     ]
-    outputs = batch(region, inputs, [x.many for x in arguments], size)
+    with Builder(region.name):
+        outputs = batch(region, inputs, [x.many for x in arguments], size)
     return outline(region.name, {v: f"p{i}" for i, v in enumerate(inputs)},
                    {f"r{i}": v for i, v in enumerate(outputs)})  # fmt: skip
 

@@ -521,7 +521,7 @@ def associative_scan(
     elems : tensor or nest of tensors
         All of one known size along `axis`.
     reverse : bool
-        Combine from the end.
+        Combine from the end: `a` then stands after `b`.
 
     Examples
     --------
@@ -540,8 +540,6 @@ def associative_scan(
         return [x[(slice(None),) * a + (slice(*key),)] for x, a in zip(xs, axes, strict=True)]
 
     def combine(xs: Sequence[Value], ys: Sequence[Value]) -> list[Value]:
-        if reverse:
-            xs, ys = ys, xs
         return _flat(_values(f(_pack(first, xs), _pack(first, ys))))
 
     def prefixes(xs: list[Value]) -> list[Value]:
