@@ -1,143 +1,39 @@
 """Random numbers that are the same on every backend: all come from `rng_bits`.
 
-A key is two u32 words (seed, counter). A `SeedGenerator` holds one as a variable and counts up
-with every draw, so a compiled training step carries its own randomness from step to step.
+Where the keys come from, and why no number comes twice, stands in `seeds.py`. The bits are equal
+on all backends; numbers that are computed from them differ by rounding only. Samplers that
+reject (`rejection.py`) compare such numbers, so that of a million elements one or so may be
+another legal draw on another backend.
 """
 
 from __future__ import annotations
 
 import math
-import random as _python_random
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from ..ir import sugar
 from ..ir.errors import ArgumentError, DTypeError
 from ..ir.graph import Value
 from ..ir.op import get as _op
-from ..ir.types import DType, Size, as_dtype, bf16, f16, f32, i32, u32
-from . import naming
+from ..ir.types import DType, Size, as_dtype, f32, i32, u32
 from .config import floatx
 from .operation import operation
+from .operators import is_number
 from .ops.core import floating, tensor
-from .variable import Variable
-
-_MASK = 0xFFFFFFFF
-
-
-class _Defaults:
-    """Where seeds come from that nobody chose."""
-
-    def __init__(self) -> None:
-        self.seeds = np.random.default_rng()
-        self.generator: SeedGenerator | None = None
-
-
-_defaults = _Defaults()
-
-
-def make_default_seed() -> int:
-    """A seed for something that was given none; `set_random_seed` makes these repeatable."""
-    return int(_defaults.seeds.integers(1, 10**9))
-
-
-def set_random_seed(seed: int) -> None:
-    """Make every later draw repeatable: ours, Python's `random` and NumPy's global generator.
-
-    Parameters
-    ----------
-    seed : int
-        In [0, 2**32).
-
-    Raises
-    ------
-    ArgumentError
-        If it is no such integer.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _MASK:
-        raise ArgumentError(f"set_random_seed: seed must be an int in [0, 2**32), got {seed!r}")
-    _python_random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - Keras seeds the global generator that users draw from
-    _defaults.seeds = np.random.default_rng(seed)
-    _defaults.generator = SeedGenerator(seed)
-
-
-def global_seed_generator() -> SeedGenerator:
-    """The generator of draws that name no seed."""
-    if _defaults.generator is None:
-        _defaults.generator = SeedGenerator()
-    return _defaults.generator
-
-
-class SeedGenerator:
-    """A source of keys that never gives the same one twice.
-
-    Parameters
-    ----------
-    seed : int, optional
-        A random one by default.
-    name : str, optional
-
-    Attributes
-    ----------
-    state : Variable
-        u32[2]: the seed and the number of keys given.
-    """
-
-    def __init__(self, seed: int | None = None, name: str | None = None, **kwargs: Any) -> None:
-        if kwargs:
-            raise ArgumentError(f"SeedGenerator: unknown arguments {', '.join(kwargs)}")
-        if seed is None:
-            seed = make_default_seed()
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-            raise ArgumentError(f"SeedGenerator: seed must be an int, got {seed!r}")
-        self.name = name or naming.auto_name("seed_generator")
-        self._initial_seed = int(seed)
-        start = np.array([self._initial_seed & _MASK, 0], np.uint32)
-        with naming.name_scope(self.name):
-            self.state = Variable(start, trainable=False, name="seed_generator_state")
-
-    @property
-    def seed(self) -> int:
-        """The seed that this generator started from."""
-        return self._initial_seed
-
-    @operation
-    def next(self, ordered: bool = True) -> Any:
-        """The current key; the state counts up by one."""
-        key = tensor(self.state)
-        self.state.assign(sugar.binary("add", key, sugar.value(np.array([0, 1], np.uint32))))
-        return key
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return {"seed": self._initial_seed}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> SeedGenerator:
-        return cls(**config)
-
-
-def draw_key(seed: Any = None) -> Value:
-    """The key for one draw: from a generator, from an int (always the same), or global."""
-    if seed is None:
-        seed = global_seed_generator()
-    if isinstance(seed, SeedGenerator):
-        return seed.next()
-    if isinstance(seed, int | np.integer) and not isinstance(seed, bool):
-        return sugar.value(np.array([int(seed) & _MASK, 0], np.uint32))
-    key = tensor(seed)
-    if key.type != u32(2):
-        raise ArgumentError(
-            f"random: seed must be an int, a SeedGenerator or a key u32[2], got {key.type}"
-        )
-    return key
-
-
-def _bits(shape: Sequence[Size], seed: Any) -> Value:
-    return _op("rng_bits")(draw_key(seed), shape=tuple(shape))
+from .rejection import beta_ratio, binomial_count, broadcast, gamma_logarithm
+from .seeds import (
+    SeedGenerator,
+    bits,
+    draw_key,
+    fold_in,
+    global_seed_generator,
+    in_round,
+    make_default_seed,
+    set_random_seed,
+    split,
+)
+from .uniform import positive_of_words, standard_normal, unit
 
 
 def _float_dtype(name: str, dtype: Any) -> DType:
@@ -148,13 +44,6 @@ def _float_dtype(name: str, dtype: Any) -> DType:
             hint="randint draws integers" if found.is_integer else "",
         )
     return found
-
-
-def _unit(shape: Sequence[Size], dtype: DType, seed: Any) -> Value:
-    """Uniform numbers in [0, 1): the upper bits, as many as the dtype holds exactly."""
-    precision = {f16: 11, bf16: 8}.get(dtype, 24)
-    kept = sugar.binary("shift_right", _bits(shape, seed), sugar.value(32 - precision, u32))
-    return sugar.cast(kept, dtype) * 2.0**-precision
 
 
 @operation
@@ -180,38 +69,10 @@ def uniform(
     -------
     tensor
     """
-    unit = _unit(shape, _float_dtype("uniform", dtype), seed)
-    if (minval, maxval) == (0.0, 1.0):
-        return unit
-    return unit * (maxval - minval) + minval
-
-
-def _erfinv(x: Value) -> Value:
-    """The inverse of erf on (-1, 1); M. Giles, Approximating the erfinv function (2010)."""
-    w = -sugar.unary("log1p", -(x * x))
-    near = _polynomial(w - 2.5, (
-        2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
-        -0.00125372503, -0.00417768164, 0.246640727, 1.50140941))  # fmt: skip
-    far = _polynomial(sugar.unary("sqrt", w) - 3.0, (
-        -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
-        -0.0076224613, 0.00943887047, 1.00167406, 2.83297682))  # fmt: skip
-    return sugar.select(w < 5.0, near, far) * x
-
-
-def _polynomial(x: Value, coefficients: Sequence[float]) -> Value:
-    """Horner's scheme, highest power first."""
-    total: Any = coefficients[0]
-    for c in coefficients[1:]:
-        total = x * total + c
-    return total
-
-
-def _standard_normal(shape: Sequence[Size], dtype: DType, seed: Any, limit: float) -> Value:
-    """Normal numbers within `limit` standard deviations, by inverting the distribution."""
-    wide = f32 if dtype.bits < 32 else dtype
-    odd = _unit(shape, wide, seed) * 2.0 + (2.0**-24 - 1.0)  # exact, symmetric, never -1 or 1
-    scale = math.erf(limit / math.sqrt(2)) if math.isfinite(limit) else 1.0
-    return sugar.cast(_erfinv(odd * scale) * math.sqrt(2), dtype)
+    found = unit(draw_key(seed), tuple(shape), _float_dtype("uniform", dtype))
+    if is_number(minval) and is_number(maxval) and (minval, maxval) == (0, 1):
+        return found
+    return found * (maxval - minval) + minval
 
 
 @operation
@@ -223,7 +84,8 @@ def normal(
     seed: Any = None,
 ) -> Any:
     """Normally distributed numbers; arguments as for `uniform`."""
-    return _standard_normal(shape, _float_dtype("normal", dtype), seed, math.inf) * stddev + mean
+    dtype = _float_dtype("normal", dtype)
+    return standard_normal(draw_key(seed), tuple(shape), dtype, math.inf) * stddev + mean
 
 
 @operation
@@ -236,7 +98,7 @@ def truncated_normal(
 ) -> Any:
     """Normally distributed numbers, none further than two `stddev` from `mean`."""
     dtype = _float_dtype("truncated_normal", dtype)
-    return _standard_normal(shape, dtype, seed, 2.0) * stddev + mean
+    return standard_normal(draw_key(seed), tuple(shape), dtype, 2.0) * stddev + mean
 
 
 @operation
@@ -248,14 +110,15 @@ def randint(
     if not found.is_integer:
         raise DTypeError(f"randint: dtype must be an integer type, got {found}")
     span = sugar.cast(sugar.value(maxval, i32) - sugar.value(minval, i32), u32)
-    offset = sugar.cast(sugar.binary("remainder", _bits(shape, seed), span), found)
+    words = bits(draw_key(seed), shape)
+    offset = sugar.cast(sugar.binary("remainder", words, span), found)
     return offset + sugar.value(minval, found)
 
 
 @operation
 def bernoulli(shape: Sequence[Size], probability: Any = 0.5, seed: Any = None) -> Any:
     """True with the given probability."""
-    return _unit(shape, f32, seed) < probability
+    return unit(draw_key(seed), tuple(shape), f32) < probability
 
 
 @operation
@@ -303,7 +166,122 @@ def categorical(logits: Any, num_samples: int, dtype: Any = "int32", seed: Any =
     if logits.ndim != 2:
         raise ArgumentError(f"categorical: logits must be f32[batch, classes], got {logits.type}")
     batch, classes = logits.shape
-    unit = _unit((batch, num_samples, classes), logits.dtype, seed) + 2.0**-25
-    gumbel = -sugar.unary("log", -sugar.unary("log", unit))
+    logits = sugar.cast(logits, f32) if logits.dtype.bits < 32 else logits
+    words = bits(draw_key(seed), (batch, num_samples, classes))
+    gumbel = -sugar.unary("log", -sugar.unary("log", positive_of_words(words, logits.dtype)))
     scores = sugar.reshape(logits, (batch, 1, classes)) + gumbel
     return sugar.cast(_op("argmax")(scores, axis=2), as_dtype(dtype))
+
+
+# --- gamma, beta, binomial -------------------------------------------------------------------
+
+
+@operation
+def gamma(shape: Sequence[Size], alpha: Any, dtype: Any = None, seed: Any = None) -> Any:
+    """Gamma-distributed numbers with scale 1, differentiable by `alpha`.
+
+    Parameters
+    ----------
+    shape : sequence of int
+    alpha : float or tensor
+        Positive; broadcast to `shape`.
+    dtype, seed
+        As for `uniform`.
+    """
+    dtype = _float_dtype("gamma", dtype)
+    (alpha,) = broadcast("gamma", shape, _wide(dtype), alpha)
+    return sugar.cast(sugar.unary("exp", gamma_logarithm(draw_key(seed), alpha)), dtype)
+
+
+@operation
+def beta(shape: Sequence[Size], alpha: Any, beta: Any, dtype: Any = None, seed: Any = None) -> Any:
+    """Beta-distributed numbers in [0, 1], differentiable by the parameters.
+
+    Parameters
+    ----------
+    shape : sequence of int
+    alpha, beta : float or tensor
+        Positive; broadcast to `shape`.
+    dtype, seed
+        As for `uniform`.
+    """
+    dtype = _float_dtype("beta", dtype)
+    alpha, beta = broadcast("beta", shape, _wide(dtype), alpha, beta)
+    return sugar.cast(beta_ratio(draw_key(seed), alpha, beta), dtype)
+
+
+@operation
+def binomial(
+    shape: Sequence[Size], counts: Any, probabilities: Any, dtype: Any = None, seed: Any = None
+) -> Any:
+    """How many of `counts` trials succeed, in floating point.
+
+    Parameters
+    ----------
+    shape : sequence of int
+    counts : int or tensor
+        Below 2**24 exact in float32.
+    probabilities : float or tensor
+        In [0, 1]; broadcast to `shape` as `counts` is.
+    dtype, seed
+        As for `uniform`.
+    """
+    dtype = _float_dtype("binomial", dtype)
+    n, p = broadcast("binomial", shape, _wide(dtype), counts, probabilities)
+    return sugar.cast(binomial_count(draw_key(seed), n, p), dtype)
+
+
+def _wide(dtype: DType) -> DType:
+    """The dtype that samplers compute in."""
+    return f32 if dtype.bits < 32 else dtype
+
+
+# --- order -----------------------------------------------------------------------------------
+
+
+@operation
+def shuffle(x: Any, axis: int = 0, seed: Any = None) -> Any:
+    """`x` with its elements in random order along `axis`.
+
+    Each line along the axis has an order of its own, as in Keras on JAX; `permutation` keeps
+    slices together.
+    """
+    x = tensor(x)
+    axis = sugar.normalize_axis("shuffle", axis, x.ndim)
+    order = _random_order(draw_key(seed), x.shape, axis)
+    return x if order is None else _op("take_along")(x, order, axis=axis)
+
+
+@operation
+def permutation(x: Any, axis: int = 0, seed: Any = None) -> Any:
+    """The slices of `x` along `axis` in random order; for an int, of the numbers below it."""
+    x = _op("iota")(shape=(x,), axis=0, dtype=i32) if is_number(x) else tensor(x)
+    axis = sugar.normalize_axis("permutation", axis, x.ndim)
+    order = _random_order(draw_key(seed), (x.shape[axis],), 0)
+    return x if order is None else _op("gather")(x, order, axis=axis)
+
+
+def _random_order(key: Value, shape: Sequence[Size], axis: int) -> Value | None:
+    """Indices along an axis in random order; None where there is only one.
+
+    Sorting by random words is fair as far as these differ; rounds of it make what equal ones
+    leave unfair rarer than one order in the cube of the size.
+    """
+    size = shape[axis]
+    if 0 in shape or size == 1:
+        return None
+    rounds = 2 if not isinstance(size, int) or size > 1 << 10 else 1
+    order: Value | None = None
+    for number in range(rounds):
+        words = sugar.binary("shift_right", bits(in_round(key, number), shape),
+                             sugar.value(1, u32))  # fmt: skip
+        found = _op("argsort")(sugar.cast(words, i32), axis=axis, descending=False)
+        order = found if order is None else _op("take_along")(order, found, axis=axis)
+    return order
+
+
+__all__ = [
+    "SeedGenerator", "bernoulli", "beta", "binomial", "categorical", "dropout", "fold_in", "gamma",
+    "global_seed_generator", "make_default_seed", "normal", "permutation", "randint",
+    "set_random_seed", "shuffle", "split", "truncated_normal", "uniform",
+]  # fmt: skip

@@ -177,7 +177,7 @@ def test_a_traced_draw_takes_its_key_from_state_and_counts_up():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: random.SeedGenerator("x"), ArgumentError, "seed must be an int, got 'x'"),
+        (lambda: random.SeedGenerator("x"), ArgumentError, r"an int in \[0, 2\*\*32\), got 'x'"),
         (lambda: random.uniform((2,), seed="x"), DTypeError, "got str"),
         (lambda: random.normal((2,), dtype="int32"), DTypeError, "must be floating point, got i32"),
         (lambda: random.dropout(np.ones(3, np.float32), 1.5), ArgumentError,
