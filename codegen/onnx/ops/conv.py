@@ -14,10 +14,12 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from ....ir.graph import Node, Value
 from ....ir.ops.shape import dilated
 from ....ir.types import Dim, Shape, f64
-from ..lowering import Lowering, Order, Tensor, lowering
+from ..lowering import Lowering, Order, Tensor, lowering, plain
 from ..window import INT_MIN, Ints, Padding, dilate, fit
 from .conv_taps import conv_by_taps, input_grad_by_taps, kernel_grad_by_taps
 
@@ -99,9 +101,19 @@ def kernel_order(rank: int) -> Order:
     return (rank - 1, rank - 2, *range(rank - 2))
 
 
+def _is_sum_of_nothing(node: Node) -> bool:
+    """Whether there is nothing to add up: with an empty batch ONNX Runtime's Conv never ends."""
+    return node.output.type.is_static and any(0 in v.shape for v in (*node.inputs, node.output))
+
+
+def _zeros(ctx: Lowering, node: Node) -> Tensor:
+    out = node.output
+    return plain(ctx.e.const(np.zeros(out.shape, out.dtype.numpy)), out.type)  # type: ignore[arg-type]
+
+
 @lowering("conv")
 def _conv(ctx: Lowering, node: Node) -> Tensor:
-    return convolution(ctx, node, "")
+    return _zeros(ctx, node) if _is_sum_of_nothing(node) else convolution(ctx, node, "")
 
 
 def convolution(ctx: Lowering, node: Node, bias: str) -> Tensor:
@@ -126,6 +138,8 @@ def _spread(ctx: Lowering, x: Value, g: Geometry) -> str:
 @lowering("conv_input_grad")
 def _input_grad(ctx: Lowering, node: Node) -> Tensor:
     (dy, w), out = node.inputs, node.output
+    if _is_sum_of_nothing(node):
+        return _zeros(ctx, node)
     g = Geometry.of(node, out.shape, w.shape, dy.shape)
     if dy.dtype == f64:
         return input_grad_by_taps(ctx, node, g)
@@ -199,6 +213,8 @@ def _rotated(ctx: Lowering, incoming: str, w: Value, g: Geometry) -> str:
 @lowering("conv_kernel_grad")
 def _kernel_grad(ctx: Lowering, node: Node) -> Tensor:
     (x, dy), out, e = node.inputs, node.output, ctx.e
+    if _is_sum_of_nothing(node):
+        return _zeros(ctx, node)
     g = Geometry.of(node, x.shape, out.shape, dy.shape)
     if x.dtype == f64:
         return kernel_grad_by_taps(ctx, node, g)
