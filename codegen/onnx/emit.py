@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from ...ir.errors import LoweringError
 from ...ir.types import DTYPES, DType, TensorType, as_dtype, boolean, f32, i64
+from .wide import COMPARE, compared
 
 OPSET = 21
 """Opset of every model.
@@ -52,7 +53,8 @@ KERNELS: dict[str, frozenset[str]] = {
         "Max Min Clip Where": _MOST,
         "Pad": _MOST + " bool",
         "Expand": _NUMBERS + " f16 bool",
-        "Pow MatMul": "f64 f32 i64 i32",
+        "Pow": "f64 f32 i64 i32",
+        "MatMul": "f64 f32 i64 i32 u32",
         "Range": "f64 f32 i64 i32 i16",
         "Relu": "f64 f32 i32 i8",
         "MaxPool": "f64 f32 i8 u8",
@@ -223,6 +225,10 @@ class Emitter:
         """
         return self.multi(op_type, inputs, (dtype,), attrs)[0]
 
+    def raw(self, op_type: str, *inputs: str, **attrs: Any) -> str:
+        """Emit a node as it is, of the dtype of its first operand."""
+        return self._emit(op_type, inputs, (self.dtypes[inputs[0]],), attrs)[0]
+
     def multi(
         self,
         op_type: str,
@@ -240,11 +246,14 @@ class Emitter:
                 where=self.location,
                 hint="cast to f32 before it, or use backend='tvm'",
             )
-        if run == operand:
+        if run == operand and not (run == i64 and op_type in COMPARE):
             return self._emit(op_type, inputs, expected, attrs)
         inputs = [self.cast(i, run) if i and self.dtypes[i] == operand else i for i in inputs]
         computed = [run if d == operand else d for d in expected]
-        outputs = self._emit(op_type, inputs, computed, attrs)
+        if run == i64 and op_type in COMPARE:
+            outputs: tuple[str, ...] = (compared(self, op_type, inputs, attrs),)
+        else:
+            outputs = self._emit(op_type, inputs, computed, attrs)
         return tuple(self.cast(o, d) for o, d in zip(outputs, expected, strict=True))
 
     def _emit(

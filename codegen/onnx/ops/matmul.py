@@ -6,7 +6,6 @@ from typing import Any
 
 from ....ir.graph import Node, Value
 from ....ir.types import size_of
-from ..emit import kernel_dtype
 from ..lowering import Lowering, Tensor, lowering, plain
 
 
@@ -21,7 +20,7 @@ def product(ctx: Lowering, node: Node, bias: str) -> Tensor:
     swap_a = bool(node.attrs.get("transpose_a", False))
     swap_b = bool(node.attrs.get("transpose_b", False))
     rank = a.ndim
-    if rank == 2 and kernel_dtype("Gemm", a.dtype) is not None:
+    if rank == 2 and a.dtype.is_float:  # Gemm has no kernel for integers, and f64 would round
         flattened = None if swap_a or swap_b else _flattened(ctx, a, b)
         (left, flip_a), (right, flip_b) = flattened or (_stored(ctx, a), _stored(ctx, b))
         operands = [left, right, bias] if bias else [left, right]

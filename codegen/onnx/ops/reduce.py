@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....ir.graph import Node
-from ....ir.types import TensorType, i64
-from ..lowering import Lowering, Tensor, lowering
+from ....ir.graph import Node, Value
+from ....ir.sugar import full
+from ....ir.types import TensorType, i32, i64, size_of, u32
+from ..loops import scan
+from ..lowering import Lowering, Tensor, compose, lowering
 
 _OPS = {
     "reduce_sum": "ReduceSum", "reduce_prod": "ReduceProd", "reduce_max": "ReduceMax",
@@ -20,7 +22,47 @@ def _reduce(ctx: Lowering, node: Node) -> Tensor:
     if any(x.shape[a] == 0 for a in axes):
         start = node.op.evaluate(np.zeros([0], x.dtype.numpy), axes=(0,))[0]
         return Tensor(ctx.e.const(start.astype(out.dtype.numpy)), out.type, (), ())
+    if x.dtype.is_integer and node.op.name == "reduce_sum" and not _is_small(ctx, x, axes):
+        return _wrapping_sum(ctx, x, axes, out.type)
+    if x.dtype.is_integer and node.op.name == "reduce_prod":
+        return compose(ctx, node, _product)[0]
     return reduced(ctx, ctx[x], axes, out.type, _OPS[node.op.name])
+
+
+def _is_small(ctx: Lowering, x: Value, axes: tuple[int, ...]) -> bool:
+    """Whether a sum fits into i32, in which ReduceSum then computes exactly: it saturates."""
+    node = x.node
+    source = node.inputs[0].dtype if node is not None and node.op.name == "cast" else x.dtype
+    if source.is_bool:
+        return x.dtype.bits >= 32
+    size = size_of(x.shape[a] for a in axes)
+    if source.is_float or not isinstance(size, int) or x.dtype.bits < source.bits + 8:
+        return False
+    return size < 2 ** (31 - source.bits)
+
+
+def _wrapping_sum(ctx: Lowering, x: Value, axes: tuple[int, ...], type: TensorType) -> Tensor:
+    """A product with ones: ONNX Runtime's MatMul of integers wraps around as it should."""
+    t, e = ctx.whole(x), ctx.e
+    kept = tuple(a for a in t.order if a not in axes)
+    order = kept + tuple(a for a in t.order if a in axes)
+    sizes = tuple(x.shape[a] for a in kept)
+    count = size_of(x.shape[a] for a in axes)
+    rows = ctx.reshape(ctx.full(t, order), (size_of(sizes), count))
+    wide = x.dtype if x.dtype in (i64, u32) else i32
+    ones = e.op("Expand", e.const(1, wide), ctx.sizes((count, 1)))
+    total = e.op("MatMul", e.cast(rows, wide), ones)
+    name = e.cast(ctx.reshape(total, sizes), type.dtype)
+    return ctx.held(name, type, tuple(a - sum(b < a for b in axes) for a in kept))
+
+
+def _product(x: Value, *, axes: tuple[int, ...]) -> Value:
+    """A scan over the elements: ReduceProd of integers saturates."""
+    kept = tuple(a for a in range(x.ndim) if a not in axes)
+    sizes = tuple(x.shape[a] for a in kept)
+    count = size_of(x.shape[a] for a in axes)
+    xs = x.transpose(*axes, *kept).reshape((count, *sizes))
+    return scan(lambda total, x: (total * x,), [full(sizes, 1, x.dtype)], [xs])[0]
 
 
 def reduced(ctx: Lowering, t: Tensor, axes: tuple[int, ...], type: TensorType, op: str) -> Tensor:

@@ -75,7 +75,7 @@ def _max_pool_grad(ctx: Lowering, node: Node) -> Tensor:
     shape = tuple(x.shape[a] for a in order)
     window, strides = node.attrs["window"], node.attrs["strides"]
     apart = all(k <= s for k, s in zip(window, strides, strict=True))
-    if apart and x.dtype != f64:
+    if apart and x.dtype != f64 and _is_unpooled(node):
         attrs = _onnx_attrs(node)
         name = e.op("MaxUnpool", incoming, positions, ctx.sizes(shape), **attrs)
         return ctx.held(name, out.type, order)
@@ -85,6 +85,16 @@ def _max_pool_grad(ctx: Lowering, node: Node) -> Tensor:
     flat_at = e.op("Reshape", positions, e.ints(-1))
     total = e.op("ScatterElements", zeros, flat_at, flat_dy, axis=0, reduction="add")
     return ctx.held(ctx.reshape(e.cast(total, x.dtype), shape), out.type, order)
+
+
+def _is_unpooled(node: Node) -> bool:
+    """Whether MaxUnpool takes the sizes: it refuses windows that padding alone nearly fills, for
+    the size that it would choose itself, though another one is given, is not positive."""
+    spatial = zip(
+        _spatial(node.inputs[1].shape), node.attrs["window"], node.attrs["strides"],
+        node.attrs["padding"], strict=True,
+    )  # fmt: skip
+    return all((n - 1) * s - lo - hi + k > 0 for n, k, s, (lo, hi) in spatial)
 
 
 @lowering("avg_pool")

@@ -320,3 +320,28 @@ def test_updates_of_one_place_do_not_race(name):
     session = session_of(lower(graph), threads=2)
     for _ in range(3):
         np.testing.assert_array_equal(session.run(None, arrays)[0], expected)
+
+
+def test_a_pool_whose_padding_fills_its_windows_has_a_gradient():
+    """MaxUnpool refuses it (found by the fuzzer)."""
+    attrs = {"window": (1, 3), "strides": (3, 3), "padding": ((0, 0), (1, 2))}
+    with Builder("padded") as b:
+        x, dy = b.input("x", f32(2, 1, 1, 1)), b.input("dy", f32(2, 1, 1, 1))
+        graph = b.finish({"dx": get("max_pool_grad")(x, dy, **attrs)})
+    arrays = {"x": np.ones((2, 1, 1, 1), np.float32), "dy": np.full((2, 1, 1, 1), 3, np.float32)}
+    np.testing.assert_array_equal(run_graph(graph, arrays)["dx"], arrays["dy"])
+
+
+def test_sums_of_integers_wrap_around():
+    with Builder("sums") as b:
+        x, flags = b.input("x", i32(N, 3)), b.input("flags", boolean(N, 3))
+        small = sugar.cast(flags, i32)
+        graph = b.finish({"wrapped": x.sum(0), "product": sugar.reduce("reduce_prod", x, 0),
+                          "small": small.sum()})  # fmt: skip
+    assert "ReduceSum" in operators(graph)  # of the flags, which cannot overflow
+    for size in (0, 1, 7):
+        arrays = {"x": np.full((size, 3), 2**30 + 3, np.int32), "flags": np.ones((size, 3), bool)}
+        expected = evaluate(graph, arrays).outputs
+        found = run_graph(graph, arrays)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
