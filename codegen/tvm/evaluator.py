@@ -281,7 +281,7 @@ class Evaluator:
         found = self.clamped(self.element(indices, at), x.shape[axis] - 1)
         return self.element(x, (*at[:axis], found, *at[axis + 1 :]))
 
-    def _starts(self, starts: Sequence[Value], shape: Shape, sizes: Shape) -> Indices:
+    def starts(self, starts: Sequence[Value], shape: Shape, sizes: Shape) -> Indices:
         """Where a window begins, moved inside."""
         return tuple(
             self.clamped(self.element(start, ()), whole - size)
@@ -290,14 +290,14 @@ class Evaluator:
 
     def _dynamic_slice(self, node: Node, at: Indices) -> Element:
         x, *starts = node.inputs
-        first = self._starts(starts, x.shape, node.output.shape)
+        first = self.starts(starts, x.shape, node.output.shape)
         return self.element(x, tuple(i + j for i, j in zip(at, first, strict=True)))
 
     def _dynamic_update(self, node: Node, at: Indices) -> Element:
         x, update, *starts = node.inputs
         if 0 in update.shape:
             return self.element(x, at)
-        first = self._starts(starts, x.shape, update.shape)
+        first = self.starts(starts, x.shape, update.shape)
         local = [i - j for i, j in zip(at, first, strict=True)]
         ends = [size - 1 for size in update.shape]
         inside = tuple((i, 0, end, 1) for i, end in zip(local, ends, strict=True))

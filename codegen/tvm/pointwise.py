@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from tvm import tirx
+
 from ...ir.graph import Graph, Value
 from ...ir.types import Shape
 from . import emit
@@ -40,6 +42,10 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
     """
     nest = Nest()
     evaluator = Evaluator(nest, buffers)
+    if all(_replaces_window(v, body) for v in body.outputs):
+        for value in dict.fromkeys(body.outputs):
+            _window(evaluator, value, body, machine)
+        return nest.finish()
     shape = loop_shape(body)
     size = math.prod(shape)
     tasks = tasks_for(serial_nanoseconds(size, body.nodes, traffic(body), machine), machine)
@@ -54,6 +60,51 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
     else:
         traverse_blocks(nest, shape, across, lanes, tasks, element)
     return nest.finish()
+
+
+def _replaces_window(value: Value, body: Graph) -> bool:
+    """Whether an output is a parameter but for a window."""
+    node = value.node
+    return node is not None and node.op.name == "dynamic_update" and node.inputs[0] in body.inputs
+
+
+def _window(evaluator: Evaluator, value: Value, body: Graph, machine: Machine) -> None:
+    """Copy what stays, unless the output lies where the operand does, and compute the window.
+
+    So a loop that carries a large buffer and writes a part of it in each step takes time for
+    that part only.
+    """
+    assert value.node is not None
+    x, update, *starts = value.node.inputs
+    nest, source, target = evaluator.nest, evaluator.buffers[x], evaluator.buffers[value]
+    lanes, size = lanes_for(body, machine), math.prod(_static(value.shape))
+
+    def move(at: Indices) -> None:
+        place = [at[0].expression()]
+        copy.emit(tirx.BufferStore(target, tirx.BufferLoad(source, place), place))
+
+    copy = Nest()
+    work = serial_nanoseconds(size, (), 2 * value.type.nbytes, machine)
+    traverse(copy, (size,), lanes, tasks_for(work, machine), move)
+    nest.emit(emit.when(tirx.NE(_address(source), _address(target)), copy.finish()))
+    if 0 in update.shape:
+        return
+    first = evaluator.starts(starts, x.shape, update.shape)
+
+    def element(at: Indices) -> None:
+        at = at[: update.ndim]
+        (result,) = evaluator.elements([(update, at)])
+        place = tuple(i + j for i, j in zip(at, first, strict=True))
+        flat = ix.linearize(place, value.shape).expression()
+        nest.emit(store(target, flat, result.expr, value.dtype))
+
+    traffic_of_window = update.type.nbytes + traffic(body) - 2 * value.type.nbytes
+    work = serial_nanoseconds(int(update.type.size), body.nodes, traffic_of_window, machine)
+    traverse(nest, _static(update.shape), lanes, tasks_for(work, machine), element)
+
+
+def _address(array: Buffer) -> emit.Expr:
+    return tirx.reinterpret("uint64", tirx.address_of(array[0]))
 
 
 def write(evaluator: Evaluator, body: Graph, buffers: Mapping[Value, Buffer], flat: Index) -> None:

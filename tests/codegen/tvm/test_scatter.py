@@ -8,7 +8,7 @@ from native_graph import check_graph
 
 from hornfels.ir import REGISTRY, Builder
 from hornfels.ir.ops.scatter import COMBINE
-from hornfels.ir.types import DTYPES, i32, type_of
+from hornfels.ir.types import DTYPES, type_of
 
 
 def numbers(rng: np.random.Generator, dtype: np.dtype, *shape: int) -> np.ndarray:
@@ -70,15 +70,3 @@ def test_the_last_of_several_stays_and_strangers_are_dropped() -> None:
         graph = b.finish({"y": REGISTRY["scatter"](*operands, axis=0, combine="set")})
     got = check_graph(graph, {"x": x, "i": at, "u": updates}).outputs["y"]
     assert got[:, 17].tolist() == [0.0, 3.0, 0.0, 6.0]
-
-
-def test_windows_of_computed_places_are_fused() -> None:
-    """A slice of a sum, an update of a product: one kernel with what stands around it."""
-    rng = np.random.default_rng(8)
-    arrays = {"x": rng.standard_normal((33, 17)).astype(np.float32), "at": np.int32(40)}
-    with Builder() as b:
-        x, at = b.input("x", type_of(arrays["x"])), b.input("at", i32())
-        part = REGISTRY["dynamic_slice"](x * 2, at, at - 38, sizes=(4, 5))
-        whole = REGISTRY["dynamic_update"](x + 1, part * part, at - 45, at - 39)
-        graph = b.finish({"part": part + 1, "whole": whole - 3})
-    check_graph(graph, {k: np.asarray(v) for k, v in arrays.items()})
