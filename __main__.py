@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands.add_parser("inspect", help="print a model's IR at any stage"))
     _add_opt(commands.add_parser("opt", help="run passes on a graph given as text"))
     _add_fuzz(commands.add_parser("fuzz", help="compare all backends on random graphs"))
+    _add_bisect(commands.add_parser("bisect", help="find the pass and the rewrite that break it"))
     return parser
 
 
@@ -83,7 +84,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=bench.run)
 
 
-# --- opt and fuzz ----------------------------------------------------------------------------
+# --- opt, fuzz and bisect --------------------------------------------------------------------
 
 
 def _add_opt(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +103,14 @@ def _add_fuzz(parser: argparse.ArgumentParser) -> None:
     )
     command.add_arguments(parser)
     parser.set_defaults(run=command.run)
+
+
+def _add_bisect(parser: argparse.ArgumentParser) -> None:
+    from .fuzz import command
+
+    parser.description = "Find the pass, and the single rewrite, that break a graph on a backend."
+    command.add_bisect_arguments(parser)
+    parser.set_defaults(run=command.run_bisect)
 
 
 # --- export and inspect ----------------------------------------------------------------------

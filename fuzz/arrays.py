@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 
 import numpy as np
 
+from ..ir.errors import ArgumentError
 from ..ir.graph import Graph
-from ..ir.types import TensorType
+from ..ir.types import TensorType, bf16
 
 NOT_NEGATIVE = "second/"
 """What names of state begin with that no step makes negative, such as means of squares."""
@@ -37,6 +39,22 @@ def array_for(name: str, type: TensorType, seed: int) -> np.ndarray:
     if name.startswith(NOT_NEGATIVE):
         numbers = np.abs(numbers)
     return np.asarray(numbers).astype(type.dtype.numpy)
+
+
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file, bf16 as NumPy stores it.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such file, or it is none.
+    """
+    try:
+        with np.load(path) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"{path} is no file of arrays: {error}") from None
+    return {n: a.view(bf16.numpy) if a.dtype == np.dtype("V2") else a for n, a in found.items()}
 
 
 def _integers(

@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..ir.errors import ArgumentError, FuzzError
 from ..ir.text import parse
+from .arrays import load_arrays
+from .bisect import bisect, in_worker
 from .campaign import Campaign, Options, Statistics, read_replay
 from .check import Verdict
 from .generate import STEPS
@@ -119,3 +122,52 @@ def replayed(worker: Worker, text: str, backends: list[str]) -> Verdict:
     if head.get("backend") in backends:
         variants[Variant(str(head["backend"]), str(head.get("passes", "all")))] = None
     return worker.run(Task(str(parse(text)), seed, tuple(variants), steps))
+
+
+# --- hornfels bisect -------------------------------------------------------------------------
+
+
+def add_bisect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `hornfels bisect`."""
+    parser.add_argument("graph", type=Path, metavar="GRAPH.ir")
+    arrays = parser.add_mutually_exclusive_group()
+    arrays.add_argument("--inputs", type=Path, metavar="ARRAYS.npz",
+                        help="the arrays of inputs and state, by name")  # fmt: skip
+    arrays.add_argument("--seed", type=int, help="draw them at random (0, or as the file says)")
+    parser.add_argument("--backend", choices=BACKENDS, help="tvm, or as the file says")
+    parser.add_argument("-p", "--passes", help="the passes to look at (all, or as the file says)")
+    parser.add_argument("--steps", type=int, help="runs, each with the state of the last (1)")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for a run (60)")
+
+
+def run_bisect(arguments: argparse.Namespace) -> None:
+    """Print which pass and which rewrite break a graph.
+
+    Raises
+    ------
+    ArgumentError
+        If a file is missing, or the graph does not fail.
+    """
+    if not arguments.graph.is_file():
+        raise ArgumentError(f"there is no file {arguments.graph}")
+    text = arguments.graph.read_text()
+    graph, head = parse(text), read_replay(text)
+    if graph.symbols:
+        raise ArgumentError(
+            f"bisect: sizes must be fixed, the graph has {', '.join(graph.symbols)}"
+        )
+
+    def choose(name: str, default: Any) -> Any:
+        given = getattr(arguments, name)
+        return given if given is not None else head.get(name, default)
+
+    variant = Variant(choose("backend", "tvm"), choose("passes", "all"))
+    seed, steps = choose("seed", 0), choose("steps", 1)
+    if arguments.inputs:
+        load_arrays(arguments.inputs)  # a wrong file is refused here
+    with Worker(arguments.timeout) as worker:
+        path = str(arguments.inputs.resolve()) if arguments.inputs else ""
+        culprit = bisect(graph, variant, in_worker(worker, graph, seed, steps, path))
+    if culprit is None:
+        raise ArgumentError(f"bisect: the graph does not fail on {variant}")
+    Console().print(str(culprit), markup=False, highlight=False, soft_wrap=True)

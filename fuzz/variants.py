@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,17 +23,28 @@ BACKENDS = ("eager", "plan", "onnx", "tvm")
 
 @dataclass(frozen=True)
 class Variant:
-    """A backend and the passes that run before it (a setting: `all`, `none` or names)."""
+    """A backend and the passes that run before it (a setting: `all`, `none` or names).
+
+    `stop_after` and `rewrite_limit` are the settings of those names, which cut the passes short.
+    """
 
     backend: str
     passes: str = "all"
+    stop_after: str = ""
+    rewrite_limit: int | None = None
 
     def __str__(self) -> str:
         return f"{self.backend} after {self.passes}"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `settings` must be for it."""
+        return {"passes": self.passes, "stop_after": self.stop_after,
+                "rewrite_limit": self.rewrite_limit}  # fmt: skip
+
     def run(self, graph: Graph, arrays: Mapping[str, np.ndarray], steps: int) -> list[Arrays]:
         """The results of some runs."""
-        with settings(passes=self.passes):
+        with settings(**self.settings):
             if self.backend == "eager":
                 optimized = optimize(graph)
                 return rounds(lambda held: _parts(evaluate(optimized, held)), arrays, steps)
@@ -59,9 +71,7 @@ def _parts(result: object) -> tuple[Arrays, Arrays]:
     return result.outputs, result.updates  # type: ignore[attr-defined]
 
 
-def variants_for(
-    seed: int, backends: Sequence[str] = BACKENDS, optimized: bool = True
-) -> list[Variant]:
+def variants_for(seed: int, backends: Sequence[str] = BACKENDS) -> list[Variant]:
     """With all passes, with none, and with some in some order; cheap backends first."""
     rng = np.random.default_rng([seed, 5])
     names = list(PASSES)

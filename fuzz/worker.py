@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from .arrays import load_arrays
 from .check import Failure, Verdict, check, signature_of
 from .variants import Variant
 
@@ -36,6 +37,7 @@ class Task:
     steps: int
     threads: int = 1
     numbers: bool = True
+    arrays: str = ""  # a file of arrays, instead of those of the seed
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
@@ -61,7 +63,8 @@ def serve() -> None:
         task = Task.read(line)
         verdict = check(
             parse(task.text), task.seed, task.variants, task.steps, threads=task.threads,
-            numbers=task.numbers, began=lambda variant: answer(began=asdict(variant)),
+            numbers=task.numbers, arrays=load_arrays(task.arrays) if task.arrays else None,
+            began=lambda variant: answer(began=asdict(variant)),
         )  # fmt: skip
         answer(verdict=verdict.to_json())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class HornfelsError(Exception):
     """Base of every error that Hornfels raises on purpose.
@@ -63,7 +65,9 @@ class ParseError(HornfelsError, ValueError):
 
 
 class PassError(HornfelsError, RuntimeError):
-    """A pass failed or returned a graph that does not verify."""
+    """A pass failed or returned a graph that does not verify; `rewrite` is what it was at."""
+
+    rewrite: Any = None
 
 
 class LoweringError(HornfelsError, RuntimeError):

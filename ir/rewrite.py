@@ -344,11 +344,13 @@ def _shown(value: Value, depth: int) -> str:
 
 @dataclass
 class Budget:
-    """How many rewrites the passes of a pipeline may make together; the last one is kept."""
+    """How many rewrites the passes of a pipeline may make together; the last one is kept, and
+    the one that is being made."""
 
     limit: int | None = None
     spent: int = 0
     last: Rewrite | None = None
+    trying: Rewrite | None = None
 
     @property
     def is_spent(self) -> bool:
@@ -357,7 +359,11 @@ class Budget:
     def spend(self, rule: str, before: Node, after: Sequence[Value]) -> None:
         """Count a rewrite."""
         self.spent += 1
-        self.last = Rewrite(rule, before, tuple(after))
+        self.trying, self.last = None, Rewrite(rule, before, tuple(after))
+
+    def begin(self, rule: str, before: Node) -> None:
+        """Say what is tried now, in case it fails."""
+        self.trying = Rewrite(rule, before, ())
 
 
 _budget: ContextVar[Budget | None] = ContextVar("hornfels_budget", default=None)
@@ -491,6 +497,7 @@ class Rewriter:
             if reason:
                 report.refusals[Refusal(rule.name, _label(node), reason)] = None
                 continue
+            report.budget.begin(rule.name, node)
             outputs = _replace(rule, found, node, {} if node is now else sweep.replaced)
             report.fired[rule.name] += 1
             report.budget.spend(rule.name, node, outputs)

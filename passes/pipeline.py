@@ -20,7 +20,7 @@ from ..ir.errors import ArgumentError, PassError
 from ..ir.files import writing
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops.custom import erase_gradient_rules
-from ..ir.rewrite import Budget, Report, Rewrite, spending
+from ..ir.rewrite import Budget, Report, Rewrite, shown, spending
 from ..ir.settings import current_settings, report
 from .contracts import check, check_plan
 from .cse import Cse
@@ -236,7 +236,7 @@ def _run(label: str, each: Pass, graph: Graph, before: Sequence[str], budget: Bu
             report("rules", str(rules))
         check(each.name, result, complete=not budget.is_spent)
     except Exception as error:
-        raise _failure(each, graph, before, error) from error
+        raise _failure(each, graph, before, error, budget.trying) from error
     seconds = time.perf_counter() - start
     record = Record(each.name, len(graph.nodes), len(result.nodes), seconds,
                     rules.fired if rules else Counter(), budget.spent - spent, budget.last,
@@ -277,16 +277,21 @@ def _is_same(one: Graph, other: Graph) -> bool:
     return (one.nodes, one.inputs, one.outputs) == (other.nodes, other.inputs, other.outputs)
 
 
-def _failure(each: Pass, graph: Graph, before: Sequence[str], error: Exception) -> PassError:
+def _failure(
+    each: Pass, graph: Graph, before: Sequence[str], error: Exception, trying: Rewrite | None
+) -> PassError:
     folder = Path(tempfile.mkdtemp(prefix="hornfels-"))
     path = folder / f"before_{each.name}.ir"
     path.write_text(str(graph) + "\n")
-    return PassError(
+    rule = f" (in rule {trying.rule} at {shown(trying.before.outputs)})" if trying else ""
+    failure = PassError(
         f"pass {each.name} failed on graph {graph.name} after {', '.join(before) or 'no pass'}: "
-        f"{error}",
+        f"{error}{rule}",
         hint=f"the graph that it got is in {path}\n  hornfels bisect {path} -p {each.name}  "
         "finds the rewrite",
     )
+    failure.rewrite = trying
+    return failure
 
 
 def _write(folder: str | Path | None, stage: Stage) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+
+import pytest
 
 # The live oracle is Keras on JAX. Keras reads this once, when it is imported first.
 os.environ["KERAS_BACKEND"] = "jax"
@@ -10,3 +13,13 @@ os.environ["KERAS_BACKEND"] = "jax"
 os.environ["HORNFELS_CONTRACTS"] = "1"
 # JAX looks for accelerators otherwise, and says so in a warning, which is an error here.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_temporary_folder(tmp_path_factory):
+    """What the library leaves in the system's folder for temporary files (the graph of a pass
+    that failed, say) goes to pytest's, which is cleared."""
+    before = tempfile.tempdir
+    tempfile.tempdir = str(tmp_path_factory.mktemp("temporary"))
+    yield
+    tempfile.tempdir = before

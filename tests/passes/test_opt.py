@@ -81,7 +81,7 @@ def test_listing(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-p", "simplify,magic"], "passes: 'magic' is no pass; there are cse, simplify"),
+        (["-p", "simplify,magic"], "passes: 'magic' is no pass; there are cse"),
         (["none.ir"], "there is no file none.ir"),
     ],
 )
