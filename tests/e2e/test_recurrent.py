@@ -7,6 +7,7 @@ import pytest
 import recurrent
 import training
 
+import hornfels as hf
 from hornfels.ir import Graph
 from hornfels.ir.types import f32, f64
 from hornfels.runtime.executable import make_backend
@@ -55,3 +56,46 @@ def test_recomputing_gives_the_gradient_that_storing_does(digits, reverse):
         for g in ("store", "recompute")
     )
     assert training.relative(recomputed, stored).max() < 1e-9
+
+
+class Recurrent(hf.layers.Layer):
+    """A gated cell over the rows of an image, written by a user; the last state comes out."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.units = units
+
+    def build(self, shape) -> None:
+        self.kernel = self.add_weight((shape[-1], 2 * self.units), "glorot_uniform")
+        self.recurrent = self.add_weight((self.units, 2 * self.units), "orthogonal")
+
+    def call(self, x):
+        ops = hf.ops
+
+        def step(h, row):
+            z = ops.matmul(row, self.kernel) + ops.matmul(h, self.recurrent)
+            candidate, gate = ops.split(z, 2, axis=-1)
+            gate = ops.sigmoid(gate)
+            new = gate * h + (1 - gate) * ops.tanh(candidate)
+            return new, ops.mean(new)
+
+        start = ops.zeros((ops.shape(x)[0], self.units), x.dtype)
+        last, _ = ops.scan(step, start, ops.transpose(x, (1, 0, 2)))
+        return last
+
+
+def test_a_layer_with_a_loop_of_its_own_trains_alike(digits):
+    data = [(x[..., 0], y) for x, y in training.batches(*digits, flat=False, dtype="float32")]
+    weights, found = None, {}
+    for backend in ("eager", "tvm", "onnx"):
+        hf.utils.set_random_seed(1)
+        layers = [hf.Input((8, 8)), Recurrent(16), hf.layers.Dense(10, activation="softmax")]
+        model = hf.Sequential(layers)
+        model.compile(optimizer="adam", loss="categorical_crossentropy")
+        weights = weights or model.get_weights()
+        model.set_weights(weights)
+        compiled = hf.compile(model, backend=backend)
+        found[backend] = training.losses(compiled.train_on_batch, data[:STEPS])
+    assert found["eager"][-5:].mean() < 0.99 * found["eager"][:5].mean()
+    for backend in ("tvm", "onnx"):
+        assert training.relative(found[backend], found["eager"]).max() < 1e-3, backend
