@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..ir.graph import Graph, Value
-from .outline import accesses
+from .outline import REPLACES, accesses
 from .plan import Call, Copy, Plan, RegionCall, Slot, align
 
 
@@ -78,7 +78,8 @@ class _Storages:
 
         It must read the operand element by element, and then the loops do all that reads an
         element before they store it: those of pointwise kernels, the epilogues of contractions
-        and windows, and what reductions compute from their results (but not the results).
+        and windows, and what reductions compute from their results (but not the results). What
+        only replaces elements of an operand begins with a copy of it, or with itself.
         A region overwrites what a carry begins as, if it reads that nowhere else.
         """
         index = self.producer[output]
@@ -89,8 +90,7 @@ class _Storages:
             return self.begins_as(call, output) is operand
         if call.kernel.root != "pointwise":
             node = call.kernel.body.outputs[call.outputs.index(output)].node
-            kind = node.op.kind if node else ""
-            if kind in ("reduce", "opaque"):
+            if node and node.op.kind in ("reduce", "opaque") and node.op.name not in REPLACES:
                 return False
         return self.aligned[index][operand]
 

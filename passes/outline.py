@@ -74,9 +74,13 @@ def accesses(outputs: Iterable[Value], borders: Collection[Value]) -> Iterator[t
 def _keeps_position(node: Node, operand: Value) -> bool:
     if node.op.kind == "elementwise" or node.op.name in ("reshape", "stop_gradient"):
         return True
-    if node.op.name == "dynamic_update":
+    if node.op.name in REPLACES:
         return operand is node.inputs[0] and operand not in node.inputs[1:]
     return node.op.kind == "index" and operand.type.size == node.output.type.size == 1
+
+
+REPLACES = frozenset({"dynamic_update", "scatter", "scatter_add", "scatter_add_along"})
+"""Ops whose result is the first operand but for some elements, which may stand over it."""
 
 
 class Outliner:

@@ -157,6 +157,11 @@ def view(array: Buffer, shape: Sequence[int], body: Callable[[Buffer], Stmt]) ->
     return seq(tirx.DeclBuffer(seen, data=data), body(seen))
 
 
+def address(array: Buffer) -> Expr:
+    """Return where a flat buffer begins, as a number."""
+    return tirx.reinterpret("uint64", tirx.address_of(array[0]))
+
+
 # --- loops -----------------------------------------------------------------------------------
 
 

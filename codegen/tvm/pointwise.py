@@ -86,7 +86,7 @@ def _window(evaluator: Evaluator, value: Value, body: Graph, machine: Machine) -
     copy = Nest()
     work = serial_nanoseconds(size, (), 2 * value.type.nbytes, machine)
     traverse(copy, (size,), lanes, tasks_for(work, machine), move)
-    nest.emit(emit.when(tirx.NE(_address(source), _address(target)), copy.finish()))
+    nest.emit(emit.when(tirx.NE(emit.address(source), emit.address(target)), copy.finish()))
     if 0 in update.shape:
         return
     first = evaluator.starts(starts, x.shape, update.shape)
@@ -101,10 +101,6 @@ def _window(evaluator: Evaluator, value: Value, body: Graph, machine: Machine) -
     traffic_of_window = update.type.nbytes + traffic(body) - 2 * value.type.nbytes
     work = serial_nanoseconds(int(update.type.size), body.nodes, traffic_of_window, machine)
     traverse(nest, _static(update.shape), lanes, tasks_for(work, machine), element)
-
-
-def _address(array: Buffer) -> emit.Expr:
-    return tirx.reinterpret("uint64", tirx.address_of(array[0]))
 
 
 def write(evaluator: Evaluator, body: Graph, buffers: Mapping[Value, Buffer], flat: Index) -> None:

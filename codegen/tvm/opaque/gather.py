@@ -12,6 +12,7 @@ from tvm import tirx
 
 from ....ir.graph import Node
 from ....ir.types import i64
+from .. import emit
 from .. import index as ix
 from ..evaluator import Evaluator
 from ..index import Index
@@ -74,18 +75,33 @@ class _Scatter:
 
             nest.loop(lines.size, row)
 
-        each(self._begin)
+        if self.sums is self.result:
+            self._copy(outer, first, width)
+        else:
+            each(self._begin)
         nest.loop(self.count, lambda k: self._update(outer, k, first, width))
         if self.sums is not self.result:
             each(self._end)
 
-    def _begin(self, at: Index) -> None:
-        if self.combine == "set":
+    def _copy(self, outer: Index, first: Index, width: int) -> None:
+        """Lines of the operand as those of the result, if that does not lie over it."""
+
+        def move(at: Index) -> None:
             value = tirx.BufferLoad(self.x, [at.expression()])
-            self.nest.emit(tirx.BufferStore(self.result, value, [at.expression()]))
-        else:
-            value = self.evaluator.flat_element(self.node.inputs[0], at)
-            self.nest.emit(keep(self.sums, at, value))
+            copy.emit(tirx.BufferStore(self.result, value, [at.expression()]))
+
+        def row(i: Index) -> None:
+            base = self.lines.at(outer, i, first)
+            copy.strips(width, self.lanes, lambda j: move(base + j))
+
+        copy = Nest()
+        copy.loop(self.lines.size, row)
+        differs = tirx.NE(emit.address(self.x), emit.address(self.result))
+        self.nest.emit(emit.when(differs, copy.finish()))
+
+    def _begin(self, at: Index) -> None:
+        value = self.evaluator.flat_element(self.node.inputs[0], at)
+        self.nest.emit(keep(self.sums, at, value))
 
     def _end(self, at: Index) -> None:
         value = rounded(held(self.nest, self.sums, at, self.dtype))

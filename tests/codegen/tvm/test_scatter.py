@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native_graph import check_graph
+from native_graph import check_graph, compiled
 
 from hornfels.ir import REGISTRY, Builder
 from hornfels.ir.ops.scatter import COMBINE
@@ -70,3 +70,26 @@ def test_the_last_of_several_stays_and_strangers_are_dropped() -> None:
         graph = b.finish({"y": REGISTRY["scatter"](*operands, axis=0, combine="set")})
     got = check_graph(graph, {"x": x, "i": at, "u": updates}).outputs["y"]
     assert got[:, 17].tolist() == [0.0, 3.0, 0.0, 6.0]
+
+
+@pytest.mark.parametrize("name", ["scatter", "scatter_add", "scatter_add_along"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "i8"])
+def test_a_state_is_written_over(name: str, dtype: str) -> None:
+    """It lies where it was, and what reads it as it was comes before."""
+    rng = np.random.default_rng(11)
+    table = numbers(rng, np.dtype(np.int8), 6, 40).astype(DTYPES[dtype].numpy)
+    along = name == "scatter_add_along"
+    at = rng.integers(0, 6, (4, 40) if along else (4,)).astype(np.int32)
+    arrays = {"table": table, "at": at, "updates": table[:4]}
+    with Builder() as b:
+        state, i, u = (
+            b.variable("table", type_of(table)),
+            *(b.input(k, type_of(arrays[k])) for k in ("at", "updates")),
+        )
+        attrs = {"combine": "set"} if name == "scatter" else {}
+        new = REGISTRY[name](state, i, u, axis=0, **attrs)
+        graph = b.finish({"before": state + state}, [(state, new)])
+    check_graph(graph, arrays)
+    plan = compiled(graph).plan
+    assert not plan.copies
+    assert [plan.slots[v].space for c in plan.calls for v in c.outputs] == ["output", "state"]
