@@ -28,7 +28,8 @@ from .linalg import require_matrix, require_square
 
 def direction(size: int) -> np.ndarray:
     """The vector that decides on signs, f64."""
-    return np.cos(np.arange(1.0, size + 1))
+    cosines: np.ndarray = np.cos(np.arange(1.0, size + 1))
+    return cosines
 
 
 def _signs(columns: np.ndarray) -> np.ndarray:
