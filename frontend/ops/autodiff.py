@@ -440,7 +440,7 @@ def _with_rule(f: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     closed = _closed_over(made, outputs, tensors)
     results = primitive("custom_gradient").all(
         *outputs, *residuals, *tensors, *closed, backward=backward, outputs=len(outputs),
-        wrt=tuple(shares), residuals=len(residuals),
+        residuals=len(residuals), arguments=len(tensors), wrt=tuple(shares),
     )  # fmt: skip
     return tree.pack_like(structure, list(results))
 

@@ -22,14 +22,17 @@ _CLOSED_OVER = Reason(
 
 
 def _type(
-    *operands: TensorType, backward: Graph, outputs: int, wrt: Sequence[int], residuals: int
-) -> tuple[TensorType, ...]:
+    *operands: TensorType, backward: Graph, outputs: int, residuals: int, arguments: int,
+    wrt: Sequence[int],
+) -> tuple[TensorType, ...]:  # fmt: skip
     if not isinstance(backward, Graph) or backward.state or backward.updates:
         raise ArgumentError("custom_gradient: backward must be a graph without state")
-    least = outputs + residuals + max((0, *(i + 1 for i in wrt)))
-    if outputs < 1 or len(operands) < least:
-        raise ArgumentError(f"custom_gradient: there must be an output and {least} operands, "
-                            f"got outputs={outputs} and {len(operands)}")  # fmt: skip
+    least = outputs + residuals + arguments
+    if outputs < 1 or len(operands) < least or any(not 0 <= i < arguments for i in wrt):
+        raise ArgumentError(
+            f"custom_gradient: there must be an output and {least} operands, got outputs={outputs} "
+            f"and {len(operands)}, and wrt must count arguments, got {tuple(wrt)}"
+        )
     results = operands[:outputs]
     taken = (*operands[outputs : outputs + residuals], *(t for t in results if t.dtype.is_float))
     found = tuple(v.type for v in backward.inputs)
@@ -53,8 +56,8 @@ def _numpy(*operands: np.ndarray, outputs: int, **_: Any) -> tuple[np.ndarray, .
 
 
 def _vjp(
-    g: Any, *operands: Value, out: Any, backward: Graph, outputs: int, wrt: Sequence[int],
-    residuals: int,
+    g: Any, *operands: Value, out: Any, backward: Graph, outputs: int, residuals: int,
+    arguments: int, wrt: Sequence[int],
 ) -> Shares:  # fmt: skip
     cotangents = g if isinstance(g, tuple) else (g,)
     fed = [
@@ -64,7 +67,8 @@ def _vjp(
     ]
     first = outputs + residuals
     found = backward.inline(*operands[outputs:first], *fed)
-    shares: Shares = [None] * first + [_CLOSED_OVER] * (len(operands) - first)
+    last = first + arguments
+    shares: Shares = [None] * last + [_CLOSED_OVER] * (len(operands) - last)
     for i, share in zip(wrt, found, strict=True):
         shares[first + i] = share
     return shares
@@ -82,26 +86,30 @@ _BACKWARD = _sample()
 custom_gradient = define(Op(
     name="custom_gradient",
     doc="""The first `outputs` operands, with a gradient of their own. `residuals` operands
-    follow, which `backward` reads before the cotangents of the floating-point outputs; it
-    returns the cotangents of those of the remaining operands that `wrt` counts. Nothing flows
-    to the others, and where a gradient with respect to one of them is asked for, it is refused.
-    Once no derivatives are taken any more, the operation is an identity and is erased.""",
+    follow, which `backward` reads before the cotangents of the floating-point outputs, then
+    `arguments`: `backward` returns the cotangents of those that `wrt` counts, and nothing flows
+    to the others. The operands after these were read without being arguments, and a gradient
+    with respect to them is refused. Once no derivatives are taken any more, the operation is an
+    identity and is erased.""",
     kind="opaque",
     type=_type, numpy=_numpy, vjp=_vjp,
     onnx=Reason("it is erased before graphs are lowered"),
     samples=[
-        case(f64(3), f64(3), f64(3), backward=_BACKWARD, outputs=1, wrt=(0,), residuals=1,
-             differentiable=False),
+        case(f64(3), f64(3), f64(3), backward=_BACKWARD, outputs=1, residuals=1,
+             arguments=1, wrt=(0,), differentiable=False),
     ],
     rejects=[
-        reject(f64(3), f64(3), f64(4), backward=_BACKWARD, outputs=1, wrt=(0,), residuals=1,
+        reject(f64(3), f64(3), f64(4), backward=_BACKWARD, outputs=1, residuals=1,
+               arguments=1, wrt=(0,),
                error="custom_gradient: backward must return (f64[4]), got (f64[3])"),
-        reject(f64(3), f64(2), f64(3), backward=_BACKWARD, outputs=1, wrt=(0,), residuals=1,
+        reject(f64(3), f64(2), f64(3), backward=_BACKWARD, outputs=1, residuals=1,
+               arguments=1, wrt=(0,),
                error="custom_gradient: backward must take (f64[2], f64[3]), "
                      "got (f64[3], f64[3])"),
-        reject(f64(3), f64(3), backward=_BACKWARD, outputs=1, wrt=(0,), residuals=1,
+        reject(f64(3), f64(3), backward=_BACKWARD, outputs=1, residuals=1,
+               arguments=1, wrt=(0,),
                error="custom_gradient: there must be an output and 3 operands, "
-                     "got outputs=1 and 2"),
+                     "got outputs=1 and 2, and wrt must count arguments, got (0,)"),
     ],
 ))  # fmt: skip
 
