@@ -47,6 +47,13 @@ BACKWARD = frozenset({
 """Ops whose error is that of slightly other operands: those that add up terms, above all."""
 
 
+ABSOLUTE = frozenset({"sigmoid"})
+"""Ops with results up to 1 whose error some libraries keep small beside 1 only."""
+
+NORMWISE = frozenset({"fft", "cholesky", "triangular_solve", "lu", "qr", "svd", "eigh"})
+"""Ops whose error is small beside the largest element of a result, not beside each."""
+
+
 class Undefined(Exception):
     """A graph computes what the IR does not define on these arrays; nothing can be compared."""
 
@@ -87,15 +94,18 @@ class _Noise:
         results = checked(node, operands)
         if op.name == "cast" and not _narrows(node):
             return results
-        return [self.zeros(self.shaken(r, 3.0)) for r in results]
+        return [self.zeros(self.shaken(r, 3.0, _scale(op.name, r))) for r in results]
 
-    def shaken(self, x: np.ndarray, units: float) -> np.ndarray:
+    def shaken(self, x: np.ndarray, units: float, scale: float = 0.0) -> np.ndarray:
+        """`x` with errors of so many units of each element, and of a number beside it."""
         eps = EPS.get(x.dtype)
         if eps is None or x.size == 0:
             return x
         with np.errstate(all="ignore"):
             wide = x.astype(np.float64)
             wide = wide * (1 + units * eps * self.rng.uniform(-1, 1, x.shape))
+            if scale:
+                wide = wide + units * eps * scale * self.rng.uniform(-1, 1, x.shape)
             if x.dtype.itemsize == 2:  # a denormal keeps fewer digits
                 least = np.where(wide == 0, 0, LEAST[x.dtype])
                 wide = wide + least * self.rng.uniform(-1, 1, x.shape)
@@ -109,6 +119,16 @@ class _Noise:
             return x
         negative = self.rng.random(x.shape) < 0.5
         return np.where((x == 0) & negative, np.asarray(-0.0, x.dtype), x)
+
+
+def _scale(op: str, result: np.ndarray) -> float:
+    """The number beside which an op's error is small, where that is not each element."""
+    if op in ABSOLUTE:
+        return 1.0
+    if op not in NORMWISE or result.dtype not in EPS or result.size == 0:
+        return 0.0
+    largest = float(np.abs(result.astype(np.float64)).max())
+    return largest if np.isfinite(largest) else 0.0
 
 
 def _narrows(node: Node) -> bool:

@@ -18,6 +18,8 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ...ir.builder import Builder
 from ...ir.errors import HornfelsError, LoweringError
 from ...ir.graph import Graph, Node, Value
@@ -307,6 +309,8 @@ class Lowering:
         name, found, shape = self.arrange(t, order)
         wanted = tuple(t.type.shape[a] for a in order)
         missing = len(order) - len(found)
+        if 0 in wanted and t.type.is_static:  # ONNX Runtime repeats one element 0 times wrongly
+            return self.e.const(np.zeros(wanted, t.type.dtype.numpy))
         if (1,) * missing + shape == wanted:
             return self.e.unsqueeze(name, list(range(missing)))
         return self.e.op("Expand", name, self.sizes(wanted))
