@@ -145,28 +145,38 @@ class _Region:
         region = self.node.regions[name]
         body = _split(region, reads, writes)
         plan = self.plan_body(body)
-        windows = dict(zip(region.inputs, reads, strict=True))
-        blocks: dict[tuple[Space, int], Window] = {}
-        for i, value in enumerate(body.state):
-            blocks["state", i] = windows[value]
-        top, used = align(reserved), plan.used_blocks
-        moves: dict[str, list[Move]] = {"input": [], "output": []}
-        sliced = [("input", i, v, windows[v]) for i, v in enumerate(body.inputs)]
-        results = [w for w in writes if w not in reads]
-        sliced += [("output", i, body.outputs[i], w) for i, w in enumerate(results)]
-        for space, i, value, window in sliced:
-            blocks[space, i] = window  # type: ignore[index]
-            if window.stride % ALIGNMENT and (space, i) in used:
-                stage = blocks[space, i] = self.frame(top)  # type: ignore[index]
-                pair = (window, stage) if space == "input" else (stage, window)
-                moves[space].append(Move(*pair, int(value.type.nbytes)))
-                top += align(int(value.type.nbytes))
+        blocks = _blocks(body, dict(zip(region.inputs, reads, strict=True)),
+                         [w for w in writes if w not in reads])  # fmt: skip
+        used, top = plan.used_blocks, align(reserved)
+        before, after = [], []
+        for block, window in blocks.items():
+            if window.stride % ALIGNMENT and block in used:
+                stage = blocks[block] = self.frame(top)
+                if block[0] == "input":
+                    before.append(Move(window, stage, window.stride))
+                else:
+                    after.append(Move(stage, window, window.stride))
+                top += align(window.stride)
         blocks["arena", 0] = self.frame(top)
         for i, value in _constants(plan).items():
             blocks["constant", i] = Window("input", len(self.inputs))
             self.inputs.append(value)
         self.frame_bytes = max(self.frame_bytes, top + plan.arena_bytes)
-        self.bodies[name] = Body(plan, blocks, tuple(moves["input"]), tuple(moves["output"]))
+        self.bodies[name] = Body(plan, blocks, tuple(before), tuple(after))
+
+
+def _blocks(
+    body: Graph, windows: Mapping[Value, Window], results: Sequence[Window]
+) -> dict[tuple[Space, int], Window]:
+    """Where parameters and outputs of a body lie."""
+    blocks: dict[tuple[Space, int], Window] = {}
+    for i, value in enumerate(body.state):
+        blocks["state", i] = windows[value]
+    for i, value in enumerate(body.inputs):
+        blocks["input", i] = windows[value]
+    for i, window in enumerate(results):
+        blocks["output", i] = window
+    return blocks
 
 
 def _slice(side: str, index: int, value: Value) -> Window:

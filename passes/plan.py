@@ -1,7 +1,7 @@
 """The plan of a graph: which kernels run in which order, and where every value lies.
 
 A plan is what every native target is generated from: kernels (small graphs), a call list, a
-slot for every value that crosses a kernel's border, one arena, and copies that run last.
+slot for every value that crosses a kernel's border, one arena, and copies that run first or last.
 
 Control flow is a call, too: a `RegionCall` has a plan for each of its bodies, whose blocks of
 memory are windows of what the call reads and writes.
