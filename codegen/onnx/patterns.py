@@ -16,7 +16,7 @@ from ...ir.graph import Node, Value
 from .emit import KERNELS
 from .lowering import Lowering, Tensor, pattern, plain
 from .ops.conv import convolution
-from .ops.matmul import product
+from .ops.matmul import is_empty, product
 from .ops.reduce import reduced
 
 
@@ -50,7 +50,9 @@ def bias(ctx: Lowering, node: Node) -> Tensor | None:
         vector = _bias_vector(ctx, other)
         if vector and root.op.name == "conv" and y.dtype.name in KERNELS["Conv"]:
             return convolution(ctx, root, vector)
-        if vector and root.op.name == "matmul" and y.dtype.name in KERNELS["Gemm"]:
+        if not vector or root.op.name != "matmul" or is_empty(root):
+            continue
+        if y.dtype.name in KERNELS["Gemm"]:
             return product(ctx, root, vector)
     return None
 

@@ -11,7 +11,16 @@ from ..lowering import Lowering, Tensor, lowering, plain
 
 @lowering("matmul")
 def _matmul(ctx: Lowering, node: Node) -> Tensor:
+    if is_empty(node):
+        return Tensor(ctx.e.const(0, node.output.dtype), node.output.type, (), ())
     return product(ctx, node, "")
+
+
+def is_empty(node: Node) -> bool:
+    """Whether nothing is summed up: ONNX Runtime 1.31, having fused a Transpose into the MatMul
+    of a batch, leaves part of the result as it was in memory."""
+    a = node.inputs[0]
+    return a.shape[-2 if node.attrs.get("transpose_a", False) else -1] == 0
 
 
 def product(ctx: Lowering, node: Node, bias: str) -> Tensor:

@@ -345,3 +345,16 @@ def test_sums_of_integers_wrap_around():
         found = run_graph(graph, arrays)
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("dtype", [f32, f64, u32])
+def test_products_of_nothing_are_zero(dtype):
+    """ONNX Runtime leaves parts of them unwritten, or fails (found by the fuzzer)."""
+    with Builder("nothing") as b:
+        x, y = b.input("x", dtype(1, 2, 0, 3)), b.input("y", dtype(1, 2, 0, 1))
+        product = get("matmul")(x, y, transpose_a=True, transpose_b=False)
+        graph = b.finish({"product": product, "more": product + b.input("z", dtype(1, 2, 3, 1))})
+    arrays = {v.name: np.ones(v.shape, dtype.numpy) for v in graph.inputs}
+    found = run_graph(graph, arrays)
+    assert not found["product"].any()
+    assert (found["more"] == 1).all()
