@@ -169,6 +169,34 @@ def test_gradients_are_those_of_jax(name, differentiate, weights_like):
         np.testing.assert_allclose(got, g, rtol=1e-3, atol=3e-4 * scale)
 
 
+SECOND = {
+    "cholesky": (lambda k, x: k.sum(k.square(k.cholesky(x))[..., 1:, :]), POSITIVE[0]),
+    "slogdet": (lambda k, x: k.slogdet(x)[1], SQUARE),
+    "inv": (lambda k, x: k.sum(k.square(k.inv(x))), POSITIVE[0]),
+    "solve": (lambda k, x: k.sum(k.square(k.solve(x, k.sin(x)))), POSITIVE[0]),
+    "eigenvalues": (lambda k, x: k.sum(k.exp(k.eigh(x)[0] * 0.1)), POSITIVE[0]),
+    "pinv": (lambda k, x: k.sum(k.square(k.pinv(x))), TALL),
+    "rfft": (lambda k, x: k.sum(k.multiply(*map(k.square, k.rfft(x)))), TALL),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_forward_mode_and_hessian_vector_products(name):
+    function, x = SECOND[name]
+    v = rng.standard_normal(x.shape).astype(np.float32)
+    value, slope = ops.jvp(lambda x: function(ops, x), (x,), (v,))
+    product = hornfels.hessian_vector_product(lambda x: function(ops, x), (x,), (v,))
+    (product,) = product if isinstance(product, tuple) else (product,)
+
+    def wanted(x, v):
+        f = lambda x: function(keras.ops, x)  # noqa: E731
+        return *jax.jvp(f, (x,), (v,)), jax.jvp(jax.grad(f), (x,), (v,))[1]
+
+    for got, expected in zip((value, slope, product), jax.jit(wanted)(x, v), strict=True):
+        scale = max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(got, expected, rtol=2e-3, atol=1e-3 * scale)
+
+
 def test_a_batch_of_open_size():
     n = symbol("N")
     with Trace("solve") as trace:
