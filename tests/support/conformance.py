@@ -32,14 +32,14 @@ IDENTITIES = {"stop_gradient"}
 """Ops whose gradient is none on purpose, although the result follows the operand."""
 
 
-def bound(attribute: Any) -> Any:
+def bound(attribute: Any, sizes: dict[str, int] = SIZES) -> Any:
     """An attribute with the symbols replaced by sizes."""
     if isinstance(attribute, Dim):
-        return substitute(attribute, SIZES)
+        return substitute(attribute, sizes)
     if isinstance(attribute, tuple):
-        return tuple(bound(item) for item in attribute)
+        return tuple(bound(item, sizes) for item in attribute)
     if isinstance(attribute, Graph):
-        return attribute.specialize(SIZES)
+        return attribute.specialize(sizes)
     return attribute
 
 

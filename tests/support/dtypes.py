@@ -27,10 +27,10 @@ BITS = {"bitcast", "rng_bits"}
 """Ops that do not compute the same numbers in every dtype."""
 
 
-def static(case: Case) -> Case:
+def static(case: Case, sizes: dict[str, int] = SIZES) -> Case:
     """A sample with sizes in place of symbols."""
-    types = tuple(t.substitute(SIZES) for t in case.types)
-    return replace(case, types=types, attrs={k: bound(v) for k, v in case.attrs.items()})
+    types = tuple(t.substitute(sizes) for t in case.types)
+    return replace(case, types=types, attrs={k: bound(v, sizes) for k, v in case.attrs.items()})
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,17 @@ def variants(op: Op) -> list[Variant]:
 
 
 VARIANTS = [variant for op in REGISTRY.values() for variant in variants(op)]
+
+
+def sized(op: Op, size: int) -> list[Case]:
+    """The samples with symbols, of that size; those that the type rule takes."""
+    symbolic = [c for c in op.samples if any(t.symbols for t in c.types) or _has_symbols(c.attrs)]
+    cases = [static(c, dict.fromkeys(SIZES, size)) for c in symbolic]
+    return [c for c in cases if is_accepted(op, c)]
+
+
+def _has_symbols(attrs: dict[str, Any]) -> bool:
+    return any(str(bound(v)) != str(v) for v in attrs.values())
 
 
 # --- values ----------------------------------------------------------------------------------

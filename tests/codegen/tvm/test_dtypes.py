@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conformance import ULP, corners, draw, ulp_distance
-from dtypes import LOSSY, VARIANTS, Variant
+from dtypes import LOSSY, VARIANTS, Variant, sized
 from native_graph import check_graph, run_graph
 
-from hornfels.ir import Builder, evaluate, sugar
+from hornfels.ir import REGISTRY, Builder, evaluate, sugar
 from hornfels.ir.graph import Value
 from hornfels.ir.types import DTYPES, DType, type_of
 
@@ -111,3 +111,20 @@ def test_all_others(dtype: DType) -> None:
                 outputs[f"{variant}_{number}_{i}".replace("-", "_")] = value
         graph = b.finish(outputs)
     check_graph(graph, arrays, factor=4.0 * max(LOSSY.values()))
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_open_sizes(size: int) -> None:
+    """A sample of each op, of nothing or of one."""
+    arrays, outputs = {}, {}
+    with Builder("open") as b:
+        for op in REGISTRY.values():
+            for case in sized(op, size)[:1]:
+                operands = []
+                for i, array in enumerate(draw(op, case)):
+                    arrays[f"{op.name}{i}"] = array
+                    operands.append(b.input(f"{op.name}{i}", type_of(array)))
+                for i, value in enumerate(op.all(*operands, **case.attrs)):
+                    outputs[f"{op.name}_{i}"] = value
+        graph = b.finish(outputs)
+    check_graph(graph, arrays, factor=4.0)
