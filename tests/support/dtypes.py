@@ -14,6 +14,7 @@ from conformance import SIZES, bound, draw
 
 from hornfels.ir import REGISTRY, Builder, evaluate, gradients
 from hornfels.ir.errors import HornfelsError
+from hornfels.ir.graph import Value
 from hornfels.ir.op import Case, Op, Reason
 from hornfels.ir.types import DTYPES, DType, TensorType, as_dtype, f64, i64
 
@@ -184,21 +185,24 @@ def check_gradient_dtype(variant: Variant) -> None:
             assert error <= limit, f"{variant} {case.types} {i}: off by {error}"
 
 
-def _gradients(op: Op, case: Case, arrays: list[np.ndarray]) -> list[np.ndarray | None]:
+def emit_gradients(op: Op, case: Case, operands: list[Value]) -> list[Value | None]:
     """Derivatives of the sum of the floating-point results with fixed weights."""
+    loss: Any = None
+    for out in op.all(*operands, **case.attrs):
+        if out.dtype.is_float:
+            term = (out * _weights(out.type)).sum() if out.ndim else out
+            loss = term if loss is None else loss + term
+    return gradients(loss, [v for v in operands if v.dtype.is_float])
+
+
+def _gradients(op: Op, case: Case, arrays: list[np.ndarray]) -> list[np.ndarray | None]:
     with Builder(op.name) as b:
         operands = [b.input(f"x{i}", t) for i, t in enumerate(case.types)]
-        loss: Any = None
-        for out in op.all(*operands, **case.attrs):
-            if out.dtype.is_float:
-                term = (out * _weights(out.type)).sum() if out.ndim else out
-                loss = term if loss is None else loss + term
-        wrt = [v for v in operands if v.dtype.is_float]
-        grads = gradients(loss, wrt)
+        grads = emit_gradients(op, case, operands)
         named = {f"g{i}": g for i, g in enumerate(grads) if g is not None}
         graph = b.finish(named)
     found = evaluate(graph, {f"x{i}": a for i, a in enumerate(arrays)}).outputs if named else {}
-    return [found.get(f"g{i}") for i in range(len(wrt))]
+    return [found.get(f"g{i}") for i in range(len(grads))]
 
 
 def _weights(x: TensorType) -> np.ndarray:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conformance import ULP, corners, draw, ulp_distance
-from dtypes import LOSSY, VARIANTS, Variant, sized
+from dtypes import LOSSY, VARIANTS, Variant, emit_gradients, has_gradient, sized
 from native_graph import check_graph, run_graph
 
 from hornfels.ir import REGISTRY, Builder, evaluate, sugar
 from hornfels.ir.graph import Value
-from hornfels.ir.types import DTYPES, DType, type_of
+from hornfels.ir.types import DTYPES, DType, bf16, f32, type_of
 
 ORDERED = {"reduce_max", "reduce_min", "argmax", "argmin", "cummax", "cummin", "max_pool"}
 """Ops that say what NaN does."""
@@ -128,3 +128,22 @@ def test_open_sizes(size: int) -> None:
                     outputs[f"{op.name}_{i}"] = value
         graph = b.finish(outputs)
     check_graph(graph, arrays, factor=4.0)
+
+
+@pytest.mark.parametrize("dtype", [f32, bf16], ids=str)
+def test_gradients(dtype: DType) -> None:
+    """Those of every op, of what its rule is made of."""
+    arrays, outputs = {}, {}
+    with Builder("gradients") as b:
+        for number, variant in enumerate(VARIANTS):
+            if variant.dtype != dtype or not has_gradient(variant):
+                continue
+            operands = []
+            for i, array in enumerate(draw(variant.op, variant.case)):
+                arrays[f"x{number}_{i}"] = array
+                operands.append(b.input(f"x{number}_{i}", type_of(array)))
+            for i, g in enumerate(emit_gradients(variant.op, variant.case, operands)):
+                if g is not None:
+                    outputs[f"{variant}_{number}_{i}".replace("-", "_")] = g
+        graph = b.finish(outputs)
+    check_graph(graph, arrays, factor=8.0)
