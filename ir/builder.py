@@ -178,5 +178,7 @@ def constant(value: Any, dtype: Any = None) -> Value:
         default = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
         array = array.astype(default.get(array.dtype, array.dtype))
     else:
-        array = np.asarray(value, dtype=as_dtype(dtype).numpy if dtype is not None else None)
+        array = np.asarray(value)
+        if dtype is not None:  # a Python integer out of range wraps around, as in a cast
+            array = array.astype(as_dtype(dtype).numpy, copy=False)
     return emit(get("constant"), (), {"value": array})[0]

@@ -120,7 +120,11 @@ _RANK = {"bool": 0, "uint": 1, "int": 1, "float": 2}
 
 
 def promote(a: DType, b: DType) -> DType:
-    """The dtype of an operation between arrays of dtypes `a` and `b`, by JAX's lattice."""
+    """The dtype of an operation between arrays of dtypes `a` and `b`, by JAX's lattice.
+
+    Nothing widens to 64 bits that does not hold them already: as in Keras, u32 beside a signed
+    integer of at most 32 bits gives i32.
+    """
     if a == b:
         return a
     if _RANK[a.kind] != _RANK[b.kind]:
@@ -132,7 +136,7 @@ def promote(a: DType, b: DType) -> DType:
     unsigned, signed = (a, b) if a.kind == "uint" else (b, a)
     if signed.bits > unsigned.bits:
         return signed
-    return {8: i16, 16: i32, 32: i64}[unsigned.bits]
+    return {8: i16, 16: i32, 32: i32}[unsigned.bits]
 
 
 # --- dimensions ------------------------------------------------------------------------------

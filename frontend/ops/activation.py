@@ -9,6 +9,7 @@ from ...ir import sugar
 from ...ir.errors import ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
+from ...ir.types import i32
 from ..operation import operation
 from .core import floating, tensor
 
@@ -16,14 +17,18 @@ from .core import floating, tensor
 @operation
 def relu(x: Any) -> Any:
     """`max(x, 0)`; the gradient at 0 is 0."""
-    return sugar.unary("relu", tensor(x))
+    return sugar.unary("relu", _number(tensor(x)))
+
+
+def _number(x: Value) -> Value:
+    """Bools as int32."""
+    return sugar.cast(x, i32) if x.dtype.is_bool else x
 
 
 @operation
 def relu6(x: Any) -> Any:
     """`min(max(x, 0), 6)`; the gradient at 0 and 6 is 0."""
-    x = tensor(x)
-    inner = sugar.unary("relu", x)
+    inner = sugar.unary("relu", floating(x))
     return sugar.select(inner < 6, inner, 6)
 
 
@@ -114,8 +119,9 @@ def hard_silu(x: Any) -> Any:
 @operation
 def hard_tanh(x: Any) -> Any:
     """`x` limited to `[-1, 1]`."""
-    x = floating(x)
-    return sugar.select(x > 1, 1, sugar.select(x < -1, -1, x))
+    x = _number(tensor(x))
+    low = x if x.dtype.kind == "uint" else sugar.select(x < -1, -1, x)
+    return sugar.select(x > 1, 1, low)
 
 
 @operation

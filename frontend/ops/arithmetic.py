@@ -12,9 +12,10 @@ import ml_dtypes
 
 from ...ir import sugar
 from ...ir.graph import Value
-from ...ir.types import boolean, f32, i32
+from ...ir.types import DType, boolean, f32, i32, u8
 from ..operation import operation
 from .core import floating, floats, operand, tensor
+from .integers import integer_power
 
 INF = float("inf")
 
@@ -198,30 +199,59 @@ def _with_bools(primitive: str, logical: str, x1: Any, x2: Any) -> Value:
     return sugar.binary(logical if a.dtype.is_bool else primitive, a, b)
 
 
+@operation
+def maximum(x1: Any, x2: Any) -> Any:
+    """The larger of two; NaN if one is NaN."""
+    return _with_bools("maximum", "logical_or", x1, x2)
+
+
+@operation
+def minimum(x1: Any, x2: Any) -> Any:
+    """The smaller of two; NaN if one is NaN."""
+    return _with_bools("minimum", "logical_and", x1, x2)
+
+
+@operation
+def mod(x1: Any, x2: Any) -> Any:
+    """The remainder of `x1 / x2`, of the sign of `x2`; bools count as int32."""
+    return sugar.binary("remainder", *_numbers(i32, x1, x2))
+
+
+def _numbers(dtype: DType, x1: Any, x2: Any) -> tuple[Value, Value]:
+    """Operands of one dtype, bools as `dtype`."""
+    a, b = sugar.common(operand(x1), operand(x2))
+    return (sugar.cast(a, dtype), sugar.cast(b, dtype)) if a.dtype.is_bool else (a, b)
+
+
+def _order(name: str, doc: str) -> Callable[[Any, Any], Any]:
+    return _define(name, doc, lambda x1, x2: sugar.binary(name, *_numbers(u8, x1, x2)))
+
+
 subtract = _binary("subtract", "sub", "`x1 - x2`.")
-maximum = _binary("maximum", "maximum", "The larger of two; NaN if one is NaN.")
-minimum = _binary("minimum", "minimum", "The smaller of two; NaN if one is NaN.")
-mod = _binary("mod", "remainder", "The remainder of `x1 / x2`, of the sign of `x2`.")
 equal = _binary("equal", "equal", "Where `x1 == x2`.")
 not_equal = _binary("not_equal", "not_equal", "Where `x1 != x2`.")
-less = _binary("less", "less", "Where `x1 < x2`.")
-less_equal = _binary("less_equal", "less_equal", "Where `x1 <= x2`.")
-greater = _binary("greater", "greater", "Where `x1 > x2`.")
-greater_equal = _binary("greater_equal", "greater_equal", "Where `x1 >= x2`.")
+less = _order("less", "Where `x1 < x2`.")
+less_equal = _order("less_equal", "Where `x1 <= x2`.")
+greater = _order("greater", "Where `x1 > x2`.")
+greater_equal = _order("greater_equal", "Where `x1 >= x2`.")
 logical_and = _logical("logical_and", "logical_and", "Where both are true.")
 logical_or = _logical("logical_or", "logical_or", "Where at least one is true.")
 logical_xor = _logical("logical_xor", "not_equal", "Where exactly one is true.")
 
 
-def _bitwise(name: str, operator: str, doc: str) -> Callable[[Any, Any], Any]:
-    return _define(name, doc, lambda x, y: sugar.binary(operator, operand(x), operand(y)))
+def _bitwise(name: str, bits: str, logical: str, doc: str) -> Callable[[Any, Any], Any]:
+    return _define(name, doc, lambda x, y: _with_bools(bits, logical, x, y))
 
 
-bitwise_and = _bitwise("bitwise_and", "bit_and", "The bits that both have.")
-bitwise_or = _bitwise("bitwise_or", "bit_or", "The bits that at least one has.")
-bitwise_xor = _bitwise("bitwise_xor", "bit_xor", "The bits that exactly one has.")
-bitwise_left_shift = _bitwise("bitwise_left_shift", "shift_left", "`x * 2**y` on bits.")
-bitwise_right_shift = _bitwise("bitwise_right_shift", "shift_right", "Bits moved down by `y`.")
+def _shift(name: str, primitive: str, doc: str) -> Callable[[Any, Any], Any]:
+    return _define(name, doc, lambda x, y: sugar.binary(primitive, *_numbers(i32, x, y)))
+
+
+bitwise_and = _bitwise("bitwise_and", "bit_and", "logical_and", "The bits that both have.")
+bitwise_or = _bitwise("bitwise_or", "bit_or", "logical_or", "The bits that at least one has.")
+bitwise_xor = _bitwise("bitwise_xor", "bit_xor", "not_equal", "The bits that exactly one has.")
+bitwise_left_shift = _shift("bitwise_left_shift", "shift_left", "`x * 2**y` on bits.")
+bitwise_right_shift = _shift("bitwise_right_shift", "shift_right", "Bits moved down by `y`.")
 
 
 @operation
@@ -242,14 +272,14 @@ def divide_no_nan(x1: Any, x2: Any) -> Any:
 
 @operation
 def floor_divide(x1: Any, x2: Any) -> Any:
-    """`x1 / x2` rounded down."""
-    return sugar.floor_divide(operand(x1), operand(x2))
+    """`x1 / x2` rounded down; bools count as int32."""
+    return sugar.floor_divide(*_numbers(i32, x1, x2))
 
 
 @operation
 def arctan2(x1: Any, x2: Any) -> Any:
     """The angle of the point with ordinate `x1` and abscissa `x2`, from -pi to pi."""
-    return sugar.binary("atan2", *floats(x1, x2))
+    return sugar.binary("atan2", *floats(tensor(x1), tensor(x2)))
 
 
 @operation
@@ -269,8 +299,12 @@ def allclose(
 
 @operation
 def power(x1: Any, x2: Any) -> Any:
-    """`x1` to the power of `x2`."""
-    return sugar.power(operand(x1), operand(x2))
+    """`x1` to the power of `x2`; of integers an integer, 0 for negative exponents."""
+    base, exponent = operand(x1), operand(x2)
+    if isinstance(base, Value) and base.dtype.is_float:
+        return sugar.power(base, exponent)
+    a, b = _numbers(i32, base, exponent)
+    return sugar.power(a, b) if a.dtype.is_float else integer_power(a, b)
 
 
 @operation
@@ -283,8 +317,7 @@ def squared_difference(x1: Any, x2: Any) -> Any:
 @operation
 def logaddexp(x1: Any, x2: Any) -> Any:
     """`log(exp(x1) + exp(x2))` without overflow."""
-    a, b = sugar.common(operand(x1), operand(x2))
-    a, b = floating(a), floating(b)
+    a, b = floats(tensor(x1), tensor(x2))
     high = sugar.binary("maximum", a, b)
     distance = sugar.unary("abs", a - b)
     same = sugar.binary("equal", a, b)  # inf - inf is NaN

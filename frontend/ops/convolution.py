@@ -16,7 +16,7 @@ from ...ir import sugar
 from ...ir.errors import ArgumentError, OpenSizeError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
-from ...ir.types import Dim, Size
+from ...ir.types import Dim, Size, f64
 from .. import config
 from ..operation import operation
 from .core import floating, tensor
@@ -107,6 +107,15 @@ def _require_image(op: str, x: Value) -> int:
     return x.ndim - 2
 
 
+def _convolved(x: Value, w: Value, **geometry: Any) -> Value:
+    """The primitive; integers are computed in float64, which holds their products exactly."""
+    if x.dtype.is_float:
+        return primitive("conv")(x, w, **geometry)
+    return sugar.cast(
+        primitive("conv")(sugar.cast(x, f64), sugar.cast(w, f64), **geometry), x.dtype
+    )
+
+
 @operation
 def conv(
     inputs: Any, kernel: Any, strides: Any = 1, padding: str = "valid",
@@ -119,11 +128,13 @@ def conv(
     inputs : tensor of shape `(batch, *spatial, channels)`
         Or `(batch, channels, *spatial)` with `data_format="channels_first"`.
     kernel : tensor of shape `(*window, channels / groups, filters)`
+        The inputs are converted to its dtype.
     strides, dilation_rate : int or one for each spatial axis
     padding : str
         `valid`, `same`, or `causal` for one spatial axis.
     """
-    x, w = sugar.common(floating(inputs), floating(kernel))
+    w = tensor(kernel)
+    x = tensor(inputs, w.dtype)
     rank = _require_image("conv", x)
     if w.ndim != rank + 2:
         raise ShapeError(f"conv: kernel must have rank {rank + 2}, got {w.type}")
@@ -141,7 +152,7 @@ def conv(
             pads: Padding = (((window[0] - 1) * dilation[0], 0),)
         else:
             x, pads = pad_open("conv", x, padding, window, strides, dilation, 0.0)
-        return primitive("conv")(
+        return _convolved(
             x, w, strides=strides, padding=pads, input_dilation=(1,) * rank,
             kernel_dilation=dilation, groups=channels // taken,
         )  # fmt: skip
@@ -168,7 +179,7 @@ def conv_transpose(
     output_padding : int or one for each spatial axis, optional
         Elements at the end of each axis, in place of those that `padding` gives.
     """
-    x, w = sugar.common(floating(inputs), floating(kernel))
+    x, w = sugar.common(tensor(inputs), tensor(kernel))
     rank = _require_image("conv_transpose", x)
     if w.ndim != rank + 2:
         raise ShapeError(f"conv_transpose: kernel must have rank {rank + 2}, got {w.type}")
@@ -183,7 +194,7 @@ def conv_transpose(
     w = sugar.transpose(w, (*range(rank), rank + 1, rank))
 
     def run(x: Value) -> Value:
-        return primitive("conv")(
+        return _convolved(
             x, w, strides=(1,) * rank, padding=pads, input_dilation=strides,
             kernel_dilation=dilation, groups=1,
         )  # fmt: skip
@@ -212,7 +223,7 @@ def depthwise_conv(
     data_format: str | None = None, dilation_rate: Any = 1,
 ) -> Any:  # fmt: skip
     """Every channel convolved with filters of its own; kernel `(*window, channels, multiplier)`."""
-    w = floating(kernel)
+    w = tensor(kernel)
     grouped = sugar.reshape(w, (*w.shape[:-2], 1, w.shape[-2] * w.shape[-1]))
     return conv(inputs, grouped, strides, padding, data_format, dilation_rate)
 

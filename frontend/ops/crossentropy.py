@@ -47,6 +47,11 @@ def multi_hot(
     return sugar.reduce("reduce_max", hot, 1 if x.ndim > 1 else 0)
 
 
+def _as_weights(target: Value, output: Value) -> Value:
+    """Integers and bools as floats of the dtype of the output."""
+    return target if target.dtype.is_float else sugar.cast(target, output.dtype)
+
+
 def _log_probabilities(output: Value, from_logits: bool, axis: int) -> Value:
     if from_logits:
         return log_softmax_of(output, axis)
@@ -72,7 +77,7 @@ def categorical_crossentropy(
             f"got {target.type} and {output.type}",
             hint="sparse_categorical_crossentropy takes class numbers as targets",
         )
-    target = sugar.cast(target, output.dtype)
+    target = _as_weights(target, output)
     logs = _log_probabilities(output, from_logits, axis)
     return -sugar.reduce("reduce_sum", target * logs, axis)
 
@@ -93,7 +98,7 @@ def sparse_categorical_crossentropy(
         )
     logs = _log_probabilities(output, from_logits, axis)
     axis = sugar.normalize_axis("sparse_categorical_crossentropy", axis, output.ndim)
-    hot = one_hot(target, int(output.shape[axis]), axis=axis, dtype=output.dtype)
+    hot = one_hot(target, int(output.shape[axis]), axis=axis)
     return -sugar.reduce("reduce_sum", hot * logs, axis)
 
 
@@ -106,7 +111,7 @@ def binary_crossentropy(target: Any, output: Any, from_logits: bool = False) -> 
             "binary_crossentropy: target must have the shape of output, "
             f"got {target.type} and {output.type}"
         )
-    target = sugar.cast(target, output.dtype)
+    target = _as_weights(target, output)
     if from_logits:
         return target * softplus_of(-output) + (1 - target) * softplus_of(output)
     output = _inside_unit(output)

@@ -35,6 +35,7 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     Negative indices count from the end; one that is out of range reads the nearest element.
     """
     x, indices = tensor(x), tensor(indices)
+    indices = sugar.cast(indices, i32) if indices.dtype.is_bool else indices
     x, axis = (sugar.reshape(x, (x.type.size,)), 0) if axis is None else (x, axis)
     axis = sugar.normalize_axis("take", axis, x.ndim)
     return primitive("gather")(x, wrapped(indices, x.shape[axis]), axis=axis)

@@ -53,4 +53,28 @@ def _divisor(a: Value, b: Value) -> Value:
     return primitive("while").all(a, b, carry=2, **regions)[0]
 
 
+def integer_power(base: Value, exponent: Value) -> Value:
+    """`base ** exponent` by squaring, as many steps as the largest exponent has bits."""
+    shape = sugar.broadcast_shapes(base.shape, exponent.shape, name="power")
+    base, exponent = sugar.broadcast_to(base, shape), sugar.broadcast_to(exponent, shape)
+    negative = exponent < 0
+    left = sugar.select(negative, sugar.zeros_like(exponent), exponent)
+    regions = {}
+    for name in ("condition", "body"):
+        with Builder(name) as builder:
+            result, square, rest = (
+                builder.input(n, base.type) for n in ("result", "square", "rest")
+            )
+            if name == "condition":
+                found = {"go": sugar.reduce("reduce_any", rest > 0)}
+            else:
+                odd = sugar.binary("not_equal", rest & 1, 0)
+                found = {"result": sugar.select(odd, result * square, result),
+                         "square": square * square, "rest": rest >> 1}  # fmt: skip
+            regions[name] = builder.finish(found)
+    one = sugar.full(shape, 1, base.dtype)
+    power = primitive("while").all(one, base, left, carry=3, **regions)[0]
+    return sugar.select(negative, sugar.zeros_like(power), power)
+
+
 __all__ = ["gcd", "lcm"]

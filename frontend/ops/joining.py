@@ -13,7 +13,7 @@ from ...ir.graph import Value
 from ...ir.op import get as primitive
 from ...ir.types import Size
 from ..operation import operation
-from .core import tensor
+from .core import operand, tensor
 
 
 @operation
@@ -129,7 +129,7 @@ def dstack(xs: Any) -> Any:
 @operation
 def append(x1: Any, x2: Any, axis: int | None = None) -> Any:
     """`x2` after `x1` along `axis`; both flat by default."""
-    parts = [tensor(x1), tensor(x2)]
+    parts = list(sugar.common(operand(x1), operand(x2)))
     if axis is None:
         return _joined([sugar.reshape(x, (x.type.size,)) for x in parts], 0)
     return _joined(parts, sugar.normalize_axis("append", axis, parts[0].ndim))

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...ir import sugar
 from ...ir.errors import ArgumentError
+from ...ir.graph import Value
 from ...ir.types import bf16, f16, f32
 from .. import config
 from ..operation import operation
@@ -30,7 +31,7 @@ def batch_normalization(
     epsilon: float = 1e-3,
 ) -> Any:  # fmt: skip
     """`(x - mean) / sqrt(variance + epsilon) * scale + offset` with one number for each `axis`."""
-    x = floating(x)
+    x = tensor(x)
     axis = sugar.normalize_axis("batch_normalization", axis, x.ndim)
     shape = tuple(d if i == axis else 1 for i, d in enumerate(x.shape))
     one_each = [None if v is None else sugar.reshape(tensor(v), shape)
@@ -45,13 +46,19 @@ def batch_normalization(
     return x * factor + shift
 
 
+def _wide(x: Value) -> Value:
+    """What moments are computed in: f16 and bf16 as f32."""
+    x = floating(x)
+    return sugar.cast(x, f32) if x.dtype in (f16, bf16) else x
+
+
 @operation
 def layer_normalization(
     x: Any, gamma: Any = None, beta: Any = None, axis: Any = -1, epsilon: float | None = None
 ) -> Any:
     """`(x - mean) / sqrt(variance + epsilon) * gamma + beta`, the moments taken over `axis`."""
-    x = floating(x)
-    wide = sugar.cast(x, f32) if x.dtype in (f16, bf16) else x
+    x = tensor(x)
+    wide = _wide(x)
     axes = sugar.normalize_axes("layer_normalization", axis, x.ndim)
     shape = tuple(d if i in axes else 1 for i, d in enumerate(x.shape))
     mean = sugar.mean(wide, axes, keepdims=True)
@@ -71,9 +78,9 @@ def rms_normalization(
     x: Any, scale: Any = None, axis: Any = -1, epsilon: float | None = None
 ) -> Any:
     """`x / sqrt(mean(x**2) + epsilon) * scale`, the mean taken over `axis`."""
-    x = floating(x)
+    x = tensor(x)
     least = config.epsilon() if epsilon is None else epsilon
-    wide = sugar.cast(x, f32) if x.dtype in (f16, bf16) else x
+    wide = _wide(x)
     factor = sugar.unary("rsqrt", sugar.mean(wide * wide, axis, keepdims=True) + least)
     if scale is not None:
         factor = factor * sugar.cast(tensor(scale), wide.dtype)

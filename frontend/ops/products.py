@@ -10,7 +10,7 @@ from ...ir.graph import Value
 from ...ir.op import get as primitive
 from ...ir.types import boolean, i8, i32, size_of
 from ..operation import operation
-from .core import floats, tensor
+from .core import floats, operand, tensor
 
 
 def product(a: Value, b: Value) -> Value:
@@ -19,6 +19,11 @@ def product(a: Value, b: Value) -> Value:
     if not a.dtype.is_bool:
         return sugar.matmul(a, b)
     return sugar.cast(sugar.matmul(sugar.cast(a, i32), sugar.cast(b, i32)), boolean)
+
+
+def _pair(x1: Any, x2: Any) -> tuple[Value, ...]:
+    """Operands of one dtype, Python numbers giving way."""
+    return sugar.common(operand(x1), operand(x2))
 
 
 def times(a: Any, b: Any) -> Value:
@@ -41,7 +46,7 @@ def matmul(x1: Any, x2: Any) -> Any:
 @operation
 def dot(x1: Any, x2: Any) -> Any:
     """Sum of products over the last axis of `x1` and the second to last (or only) of `x2`."""
-    a, b = tensor(x1), tensor(x2)
+    a, b = _pair(x1, x2)
     if a.ndim == 0 or b.ndim == 0:
         return times(a, b)
     if b.ndim <= 2:
@@ -52,7 +57,7 @@ def dot(x1: Any, x2: Any) -> Any:
 @operation
 def inner(x1: Any, x2: Any) -> Any:
     """Sum of products over the last axes of both."""
-    a, b = tensor(x1), tensor(x2)
+    a, b = _pair(x1, x2)
     if a.ndim == 0 or b.ndim == 0:
         return times(a, b)
     return _tensordot(a, b, [a.ndim - 1], [b.ndim - 1])
@@ -61,14 +66,14 @@ def inner(x1: Any, x2: Any) -> Any:
 @operation
 def outer(x1: Any, x2: Any) -> Any:
     """Every product of an element of one and an element of the other."""
-    a, b = tensor(x1), tensor(x2)
+    a, b = _pair(x1, x2)
     return times(sugar.reshape(a, (a.type.size, 1)), sugar.reshape(b, (1, b.type.size)))
 
 
 @operation
 def tensordot(x1: Any, x2: Any, axes: Any = 2) -> Any:
     """Sum of products over pairs of axes: the last and first `axes`, or two lists of axes."""
-    a, b = tensor(x1), tensor(x2)
+    a, b = _pair(x1, x2)
     if isinstance(axes, int):
         return _tensordot(a, b, list(range(a.ndim - axes, a.ndim)), list(range(axes)))
     left, right = ([v] if isinstance(v, int) else list(v) for v in axes)
@@ -92,14 +97,14 @@ def _tensordot(a: Value, b: Value, left: list[int], right: list[int]) -> Value:
 @operation
 def vdot(x1: Any, x2: Any) -> Any:
     """Sum of the products of all elements of both, in row-major order."""
-    a, b = (sugar.reshape(v, (v.type.size,)) for v in (tensor(x1), tensor(x2)))
+    a, b = (sugar.reshape(v, (v.type.size,)) for v in _pair(x1, x2))
     return product(a, b)
 
 
 @operation
 def kron(x1: Any, x2: Any) -> Any:
     """The Kronecker product: each element of `x1` times the whole of `x2`."""
-    a, b = tensor(x1), tensor(x2)
+    a, b = _pair(x1, x2)
     rank = max(a.ndim, b.ndim)
     left = (1,) * (rank - a.ndim) + a.shape
     right = (1,) * (rank - b.ndim) + b.shape

@@ -9,7 +9,8 @@ from ...ir.graph import Value
 from ...ir.op import get as primitive
 from ...ir.types import bf16, boolean, f16, f32, i32
 from ..operation import operation
-from .core import countable, floating, operand, tensor
+from .arithmetic import maximum, minimum
+from .core import countable, floating, tensor
 
 
 @operation
@@ -22,21 +23,25 @@ def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 def prod(x: Any, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> Any:
     """Product of the elements."""
     x = countable(tensor(x)) if dtype is None else tensor(x, dtype)
-    return sugar.reduce("reduce_prod", x, axis, keepdims)
+    return sugar.reduce("reduce_all" if x.dtype.is_bool else "reduce_prod", x, axis, keepdims)
+
+
+def _extremum(name: str, logical: str, x: Value, axis: Any, keepdims: bool) -> Value:
+    return sugar.reduce(logical if x.dtype.is_bool else name, x, axis, keepdims)
 
 
 @operation
 def max(x: Any, axis: Any = None, keepdims: bool = False, initial: Any = None) -> Any:
     """The largest element; NaN if one is NaN."""
-    found = sugar.reduce("reduce_max", tensor(x), axis, keepdims)
-    return found if initial is None else sugar.binary("maximum", found, operand(initial))
+    found = _extremum("reduce_max", "reduce_any", tensor(x), axis, keepdims)
+    return found if initial is None else maximum(found, initial)
 
 
 @operation
 def min(x: Any, axis: Any = None, keepdims: bool = False, initial: Any = None) -> Any:
     """The smallest element; NaN if one is NaN."""
-    found = sugar.reduce("reduce_min", tensor(x), axis, keepdims)
-    return found if initial is None else sugar.binary("minimum", found, operand(initial))
+    found = _extremum("reduce_min", "reduce_all", tensor(x), axis, keepdims)
+    return found if initial is None else minimum(found, initial)
 
 
 @operation

@@ -89,6 +89,7 @@ def in_top_k(targets: Any, predictions: Any, k: int) -> Any:
     predictions : tensor, shape `(batch, classes)`
     """
     targets, predictions = tensor(targets), tensor(predictions)
+    predictions = sugar.cast(predictions, u8) if predictions.dtype.is_bool else predictions
     chosen = primitive("take_along")(
         predictions, sugar.reshape(targets, (*targets.shape, 1)), axis=predictions.ndim - 1
     )
@@ -156,6 +157,8 @@ def digitize(x: Any, bins: Any) -> Any:
     their upper end in place of the lower.
     """
     x, edges = sugar.common(tensor(x), tensor(bins))
+    if x.dtype.is_bool:
+        x, edges = sugar.cast(x, u8), sugar.cast(edges, u8)
     if edges.ndim != 1:
         raise ShapeError(f"digitize: bins must be a vector, got {edges.type}")
     count = int(edges.shape[0])

@@ -216,7 +216,7 @@ def adaptive_max_pool(inputs: Any, output_size: Any, data_format: str | None = N
             positions = [[min(start + k, stop - 1) for k in range(longest)]
                          for start, stop in bounds]  # fmt: skip
             x = primitive("gather")(x, constant(np.array(positions), i32), axis=axis)
-            x = sugar.reduce("reduce_max", x, axis + 1)
+            x = sugar.reduce("reduce_any" if x.dtype.is_bool else "reduce_max", x, axis + 1)
         return x
 
     return channels_last(x, data_format, run)

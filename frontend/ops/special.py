@@ -302,7 +302,7 @@ def hypot(x1: Any, x2: Any) -> Any:
 @operation
 def logaddexp2(x1: Any, x2: Any) -> Any:
     """`log2(2**x1 + 2**x2)` without overflow."""
-    a, b = floats(x1, x2)
+    a, b = floats(tensor(x1), tensor(x2))
     high = sugar.binary("maximum", a, b)
     same = sugar.binary("equal", a, b)  # inf - inf is NaN
     distance = sugar.select(same, 0, sugar.unary("abs", a - b))

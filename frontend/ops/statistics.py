@@ -273,7 +273,7 @@ def correlate(x1: Any, x2: Any, mode: str = "valid") -> Any:
 @operation
 def psnr(x1: Any, x2: Any, max_val: float) -> Any:
     """The peak signal-to-noise ratio in dB: `20 log10(max_val) - 10 log10(mean((x1 - x2)**2))`."""
-    a, b = sugar.common(floating(x1), floating(x2))
+    a, b = floats(tensor(x1), tensor(x2))
     if a.shape != b.shape:
         raise ShapeError(f"psnr: shapes must be equal, got {a.type} and {b.type}")
     apart = a - b
@@ -300,11 +300,11 @@ def running(name: str, x: Value, axis: int | None, dtype: Any) -> Value:
     """A cumulative op; bools count as int32."""
     if axis is None:
         x, axis = sugar.reshape(x, (x.type.size,)), 0
-    if dtype is not None:
-        x = sugar.cast(x, as_dtype(dtype))
+    to = None if dtype is None else as_dtype(dtype)
+    x = x if to is None else sugar.cast(x, to)
     x = sugar.cast(x, i32) if x.dtype.is_bool else x
     axis = sugar.normalize_axis(name, axis, x.ndim)
-    return primitive(name)(x, axis=axis, reverse=False)
+    return sugar.cast(primitive(name)(x, axis=axis, reverse=False), to or x.dtype)
 
 
 @operation

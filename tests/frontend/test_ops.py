@@ -333,7 +333,11 @@ def test_signatures_are_those_of_keras():
 
     def signature(function):
         parameters = inspect.signature(function).parameters.values()
-        return [(p.name, p.default) for p in parameters if p.kind is not p.VAR_KEYWORD]
+        return [
+            (p.name, p.default)
+            for p in parameters
+            if p.kind is not p.VAR_KEYWORD and (function, p.name) != (ops.scan, "gradient")
+        ]
 
     ours_alone = {"squared_difference", "standardize_dtype"}
     for name in set(ops.__all__) - ours_alone:
