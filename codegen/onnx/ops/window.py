@@ -94,7 +94,8 @@ def _is_unpooled(node: Node) -> bool:
         _spatial(node.inputs[1].shape), node.attrs["window"], node.attrs["strides"],
         node.attrs["padding"], strict=True,
     )  # fmt: skip
-    return all((n - 1) * s - lo - hi + k > 0 for n, k, s, (lo, hi) in spatial)
+    sizes = ((1 if isinstance(n, Dim) else n, k, s, pair) for n, k, s, pair in spatial)
+    return all((n - 1) * s - lo - hi + k > 0 for n, k, s, (lo, hi) in sizes)
 
 
 @lowering("avg_pool")
