@@ -68,7 +68,7 @@ def _vjp(
     first = outputs + residuals
     found = backward.inline(*operands[outputs:first], *fed)
     last = first + arguments
-    shares: Shares = [None] * last + [_CLOSED_OVER] * (len(operands) - last)
+    shares: Shares = [*[None] * last, *[_CLOSED_OVER] * (len(operands) - last)]
     for i, share in zip(wrt, found, strict=True):
         shares[first + i] = share
     return shares
