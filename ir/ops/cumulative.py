@@ -36,7 +36,7 @@ def _oracle(ufunc: np.ufunc) -> Callable[..., np.ndarray]:
     return run
 
 
-def _shifted(x: Value, axis: int, reverse: bool, fill: float) -> Value:
+def shifted(x: Value, axis: int, reverse: bool, fill: float) -> Value:
     """What stands one step before each element, where steps run backwards if `reverse`."""
     low, high = [0] * x.ndim, [0] * x.ndim
     low[axis], high[axis] = (-1, 1) if reverse else (1, -1)
@@ -68,9 +68,9 @@ def _recurrence_numpy(a: np.ndarray, b: np.ndarray, *, axis: int, reverse: bool)
 def _recurrence_vjp(
     g: Value, a: Value, b: Value, *, out: Value, axis: int, reverse: bool
 ) -> tuple[Value, Value]:
-    later = _shifted(a, axis, not reverse, 0.0)
+    later = shifted(a, axis, not reverse, 0.0)
     total = linear_recurrence(later, g, axis=axis, reverse=not reverse)
-    return total * _shifted(out, axis, reverse, 0.0), total
+    return total * shifted(out, axis, reverse, 0.0), total
 
 
 def _recurrence_jvp(
@@ -79,7 +79,7 @@ def _recurrence_jvp(
     da, db = tangents
     terms = zeros_like(b) if db is None else db
     if da is not None:
-        terms = terms + da * _shifted(out, axis, reverse, 0.0)
+        terms = terms + da * shifted(out, axis, reverse, 0.0)
     return [linear_recurrence(a, terms, axis=axis, reverse=reverse)]
 
 
@@ -145,8 +145,8 @@ cumsum = define(Op(
 def _cumprod_vjp(g: Value, x: Value, *, out: Value, axis: int, reverse: bool) -> tuple[Value]:
     """With p the product of what stands before an element, `p * (g + x' * (g' + ...))`, primes
     standing for the elements after it: no division, so zeros are exact."""
-    before = _shifted(out, axis, reverse, 1.0)
-    later = _shifted(x, axis, not reverse, 0.0)
+    before = shifted(out, axis, reverse, 1.0)
+    later = shifted(x, axis, not reverse, 0.0)
     return (before * linear_recurrence(later, g, axis=axis, reverse=not reverse),)
 
 
@@ -180,11 +180,11 @@ def _extremum_vjp(g: Value, x: Value, *, out: Value, axis: int, reverse: bool) -
     """A step is `maximum(total, x)`: x has a share of 1, 1/2 in a tie, or 0 in its result, and
     what flows into the result of a step goes on to the step before with the rest."""
     ones, zeros = full(x.shape, 1, x.dtype), zeros_like(x)
-    is_first = equal(_shifted(ones, axis, reverse, 0.0), zeros)
-    stays = equal(_shifted(out, axis, reverse, 0.0), out)
+    is_first = equal(shifted(ones, axis, reverse, 0.0), zeros)
+    stays = equal(shifted(out, axis, reverse, 0.0), out)
     step = select(stays, select(is_first, ones, 0.5), ones)
     share = select(equal(x, out), step, zeros)
-    rest = _shifted(1 - share, axis, not reverse, 0.0)
+    rest = shifted(1 - share, axis, not reverse, 0.0)
     return (share * linear_recurrence(rest, g, axis=axis, reverse=not reverse),)
 
 

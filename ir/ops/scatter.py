@@ -19,7 +19,9 @@ from .common import (
     widen,
 )
 from .constant import dimension_size, iota
+from .cumulative import linear_recurrence, shifted
 from .gather import gather, scatter_add
+from .sort import argsort
 
 COMBINE = ("set", "max", "min", "prod")
 """What an update does to the element that it meets; for sums there is `scatter_add`."""
@@ -104,25 +106,39 @@ def _extremum_vjp(
 
 
 def _product_vjp(
-    g: Value, x: Value, indices: Value, updates: Value, out: Value, axis: int
+    g: Value, x: Value, indices: Value, updates: Value, axis: int
 ) -> tuple[Value, Value]:
-    """The product of the others: by division where no factor is 0, else without the only 0."""
+    """Each factor's share is the product of the others: of x, and of the other updates of its
+    place. No division, so zeros are exact, and so is the gradient of this gradient."""
+    all_updates = scatter(full(x.shape, 1, x.dtype), indices, updates, axis=axis, combine="prod")
     inside = _rows(_inside(x, indices, axis), x, axis)
-    updates = select(inside, updates, 1)
-    x_zero, u_zero = equal(x, zeros_like(x)), equal(updates, zeros_like(updates))
-    zeros = scatter_add(cast(x_zero, g.dtype), indices, cast(u_zero, g.dtype), axis=axis)
-    rest = scatter(select(x_zero, 1, x), indices, select(u_zero, 1, updates), axis=axis,
-                   combine="prod")  # fmt: skip
+    along = gather(g * x, indices, axis=axis)
+    return g * all_updates, select(inside, along * _product_of_others(indices, updates, axis), 0)
 
-    def share(factor: Value, is_zero: Value, zeros: Value, rest: Value, g: Value) -> Value:
-        others = zeros - cast(is_zero, g.dtype)  # how many of the others are 0
-        return select(equal(others, zeros_like(others)), g * rest / select(is_zero, 1, factor), 0)
 
-    along = [gather(v, indices, axis=axis) for v in (zeros, rest, g)]
-    return (
-        share(x, x_zero, zeros, rest, g),
-        select(inside, share(updates, u_zero, *along), 0),
-    )
+def _product_of_others(indices: Value, updates: Value, axis: int) -> Value:
+    """For each update the product of all others with the same index.
+
+    Sorted by index, with `joined[k]` where k has the index of k - 1, the product of those before
+    it is `p[k] = joined[k] * u[k - 1] * p[k - 1] + (1 - joined[k])`, likewise of those after it.
+    """
+    count = indices.type.size
+    flat = reshape(indices, (count,))
+    shape = (*updates.shape[:axis], count, *updates.shape[axis + indices.ndim :])
+    order = argsort(flat, axis=0, descending=False)
+    at = gather(flat, order, axis=0)
+    rows = gather(reshape(updates, shape), order, axis=axis)
+    ones = full((count,), 1, rows.dtype)
+    has_before = cast(shifted(ones, 0, False, 0.0), boolean)
+    joined = cast(equal(at, shifted(at, 0, False, 0.0)) & has_before, rows.dtype)
+    sides = []
+    for reverse in (False, True):
+        link = shifted(joined, 0, True, 0.0) if reverse else joined
+        link = expand(link, [i for i in range(len(shape)) if i != axis], shape)
+        factor = select(cast(link, boolean), shifted(rows, axis, reverse, 0.0), 0)
+        sides.append(linear_recurrence(factor, 1 - link, axis=axis, reverse=reverse))
+    back = argsort(order, axis=0, descending=False)
+    return reshape(gather(sides[0] * sides[1], back, axis=axis), updates.shape)
 
 
 def _vjp(
@@ -133,7 +149,7 @@ def _vjp(
     if combine == "set":
         dx, du = _set_vjp(g, x, indices, updates, axis)
     elif combine == "prod":
-        dx, du = _product_vjp(g, x, indices, updates, out, axis)
+        dx, du = _product_vjp(g, x, indices, updates, axis)
     else:
         dx, du = _extremum_vjp(g, x, indices, updates, out, axis)
     return dx, None, du
@@ -159,6 +175,8 @@ scatter = define(Op(
         case(i32(9), u32(14), i32(14), axis=0, combine="prod", integers=(0, 9)),
         case(u8(9), i32(14), u8(14), axis=0, combine="max", integers=(0, 9)),
         case(bf16(4), i32(9), bf16(9), axis=0, combine="prod"),
+        case(f32(3), i32(9), f32(9), axis=0, combine="prod", domain=(0.0, 0.0), integers=(0, 3)),
+        case(f32(2, 3), i32(2, 2), f32(2, 2, 2), axis=1, combine="prod", integers=(0, 2)),
         case(f16(4), i32(9), f16(9), axis=0, combine="max"),
         case(f32(0, 3), i32(2), f32(2, 3), axis=0, combine="set"),
         case(f32(2, 3), i32(0), f32(0, 3), axis=0, combine="max"),

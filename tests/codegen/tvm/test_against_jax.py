@@ -23,7 +23,7 @@ from hornfels.ir.errors import HornfelsError
 from hornfels.ir.graph import Graph
 from hornfels.ir.types import f32, type_of
 
-COUNT = 4
+COUNT = 3
 """Configurations of each rank."""
 
 Arrays = dict[str, np.ndarray]
