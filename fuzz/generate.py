@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ir import sugar
 from ..ir.autodiff import gradients
-from ..ir.errors import HornfelsError
+from ..ir.errors import GradientError, HornfelsError
 from ..ir.graph import Graph, Value
 from ..ir.op import REGISTRY, Op, Reason, get
 from ..ir.types import TensorType, f32, f64, i32, u32
@@ -72,7 +72,10 @@ class _Growth:
             outputs = {f"y{i}": v for i, v in enumerate(self.results())}
             updates: list[tuple[Value, Value]] = []
             if p.chance(self.recipe.train):
-                outputs |= self.train(updates)
+                try:
+                    outputs |= self.train(updates)
+                except GradientError:  # an op refuses, with words, what it has no gradient for
+                    updates.clear()
             return p.builder.finish(outputs, updates)
 
     def grow(self) -> None:

@@ -278,14 +278,13 @@ def _mismatch(found: np.ndarray, exact: np.ndarray, limit: np.ndarray) -> str:
     """What is wrong with a result, in words; empty if nothing is."""
     if found.dtype != exact.dtype or found.shape != exact.shape:
         return f"is {type_of(found)}, not {type_of(exact)}"
-    with np.errstate(all="ignore"):
-        x, y = found.astype(np.float64), exact.astype(np.float64)
-        if exact.dtype.kind in "iu" and exact.dtype.itemsize == 8:
-            same = found == exact  # f64 does not hold them all
-        else:
-            same = (x == y) | (np.isnan(x) & np.isnan(y))
-        near = np.abs(x - y) <= limit
-    wrong = ~(same | near | np.isinf(limit))
+    if exact.dtype in EPS:
+        with np.errstate(all="ignore"):
+            x, y = found.astype(np.float64), exact.astype(np.float64)
+            right = (x == y) | (np.isnan(x) & np.isnan(y)) | (np.abs(x - y) <= limit)
+    else:
+        right = found == exact
+    wrong = ~(right | np.isinf(limit))
     if not wrong.any():
         return ""
     at = tuple(int(i) for i in np.argwhere(wrong)[0])
