@@ -152,10 +152,7 @@ def _scan_numpy(
 ) -> tuple[np.ndarray, ...]:  # fmt: skip
     carries = list(operands[:carry])
     xs, shared = operands[carry : carry + stacked], operands[carry + stacked :]
-    ys = [
-        np.empty((length, *map(int, v.shape)), v.dtype.numpy)
-        for v in body.outputs[carry:]
-    ]
+    ys = [np.empty((length, *map(int, v.shape)), v.dtype.numpy) for v in body.outputs[carry:]]
     for step in range(length)[:: -1 if reverse else 1]:
         results = run_region(body, [*carries, *(x[step] for x in xs), *shared])
         carries = results[:carry]
@@ -205,7 +202,8 @@ def _scan_vjp(
     fed = [i for i in late if i < carry]
     sliced = [i for i in shares if carry <= i < first_shared]
     summed = [i for i in shares if i >= first_shared]
-    if not shares:
+    runs = isinstance(length, int) and length > 0  # without a step a cotangent stays as it is
+    if not shares and (runs or not fed):
         return [None] * len(operands)
     sums = {i: Value(_sum_type(inputs[i].type), name=f"sum{i}") for i in summed}
     with Builder("back"):

@@ -16,7 +16,7 @@ from hornfels.ir.autodiff import jvp
 from hornfels.ir.errors import GradientError
 from hornfels.ir.op import Case, case
 from hornfels.ir.ops.common import N
-from hornfels.ir.sugar import cast, select, unary
+from hornfels.ir.sugar import cast, full, select, unary
 from hornfels.ir.types import boolean, f16, f32, f64, i32, u32
 
 scan, while_, cond = REGISTRY["scan"], REGISTRY["while"], REGISTRY["cond"]
@@ -106,6 +106,12 @@ def cases(dtype: Any) -> dict[str, tuple[Any, Case]]:
                         carry=1, stacked=1, length=3, gradient="recompute")),
         "forgets": (scan, scans(scan, [v, v, dtype(3, 3)], forgets, [v, v, v],
                                 carry=2, stacked=1, length=3)),
+        **{f"overwritten-{length}": (scan, scans(
+            scan, [v, dtype(length, 3)], lambda c, x: [x], [v, v],
+            carry=1, stacked=1, length=length)) for length in (0, N)},
+        **{f"overwritten-by-a-constant-{length}": (scan, scans(
+            scan, [v], lambda c: [full((3,), 2.0, f32), c * c], [v],
+            carry=1, stacked=0, length=length)) for length in (0, 2)},
         "map": (scan, scans(scan, [dtype(N, 3), v], lambda x, w: [unary("exp", x) * w], [v, v],
                             carry=0, stacked=1, length=N)),
         **{f"matmul-in-cond-{taken}": (cond, case(
