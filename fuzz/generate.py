@@ -13,6 +13,7 @@ from ..ir.errors import GradientError, HornfelsError
 from ..ir.graph import Graph, Value
 from ..ir.op import REGISTRY, Op, Reason, get
 from ..ir.types import TensorType, f32, f64, i32, u32
+from . import positions, regions  # noqa: F401 - they register proposals
 from .arrays import NOT_NEGATIVE
 from .pool import Pool
 from .proposals import propose

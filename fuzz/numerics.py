@@ -34,7 +34,7 @@ LEAST = {DTYPES[name].numpy: least for name, least in _LEAST.items()}
 EXACT = frozenset({
     "neg", "abs", "sign", "floor", "ceil", "round", "relu", "stop_gradient", "maximum", "minimum",
     "select", "reduce_max", "reduce_min", "max_pool", "sort", "top_k", "cummax", "cummin",
-    "is_finite", "bitcast", "scatter", "dynamic_slice", "dynamic_update", "take_along",
+    "is_finite", "bitcast", "dynamic_slice", "dynamic_update", "take_along",
 })  # fmt: skip
 """Ops whose results are numbers that they were given, or whole."""
 
@@ -86,7 +86,8 @@ class _Noise:
 
     def __call__(self, node: Node, operands: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         op = node.op
-        if op.kind in ("index", "constant") or op.name in EXACT:
+        moves = op.name == "scatter" and node.attrs["combine"] == "set"
+        if moves or op.kind in ("index", "constant") or op.name in EXACT:
             results = checked(node, operands)
             return [self.zeros(r) for r in results] if op.kind == "elementwise" else results
         if op.name in BACKWARD or op.kind == "region":

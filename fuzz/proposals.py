@@ -264,7 +264,7 @@ def _reverse(p: Pool, op: Op) -> Sequence[Value]:
 # --- positions that are computed -------------------------------------------------------------
 
 
-def _indices(p: Pool, shape: Sequence[int], size: int) -> Value:
+def indices(p: Pool, shape: Sequence[int], size: int) -> Value:
     """Positions along an axis, some out of range."""
     dtype = p.pick((i32, i32, *INTEGERS))
     low = 0 if dtype.kind == "uint" else -2
@@ -276,7 +276,7 @@ def _gather(p: Pool, op: Op) -> Sequence[Value] | None:
     x = _any(p, least_rank=1)
     axis = p.below(x.ndim)
     shape = p.shape(p.pick((0, 1, 2), (0.2, 0.6, 0.2)))
-    return op.all(x, _indices(p, shape, int(x.shape[axis])), axis=axis)
+    return op.all(x, indices(p, shape, int(x.shape[axis])), axis=axis)
 
 
 @proposes("scatter_add")
@@ -285,7 +285,7 @@ def _scatter_add(p: Pool, op: Op) -> Sequence[Value] | None:
     axis = p.below(x.ndim)
     shape = p.shape(p.pick((0, 1, 2), (0.2, 0.6, 0.2)))
     updates = x.type.with_shape((*x.shape[:axis], *shape, *x.shape[axis + 1 :]))
-    return op.all(x, _indices(p, shape, int(x.shape[axis])), p.need(updates), axis=axis)
+    return op.all(x, indices(p, shape, int(x.shape[axis])), p.need(updates), axis=axis)
 
 
 # --- products, convolutions, windows ---------------------------------------------------------

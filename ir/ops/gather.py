@@ -77,7 +77,7 @@ def _scatter_add_type(
 def _scatter_add_numpy(
     x: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int
 ) -> np.ndarray:
-    at = np.clip(indices, 0, x.shape[axis] - 1).reshape(-1)
+    at = np.clip(indices, 0, max(x.shape[axis] - 1, 0)).reshape(-1)
     rows = updates.reshape(*x.shape[:axis], at.size, *x.shape[axis + 1 :])
     result = np.array(np.moveaxis(widen(x), axis, 0))
     np.add.at(result, at, np.moveaxis(widen(rows), axis, 0))
@@ -141,7 +141,7 @@ def _take_along_type(x: TensorType, indices: TensorType, *, axis: int) -> Tensor
 
 
 def _take_along_numpy(x: np.ndarray, indices: np.ndarray, *, axis: int) -> np.ndarray:
-    return np.take_along_axis(x, np.clip(indices, 0, x.shape[axis] - 1), axis)
+    return np.take_along_axis(x, np.clip(indices, 0, max(x.shape[axis] - 1, 0)), axis)
 
 
 def _take_along_vjp(
@@ -201,7 +201,7 @@ def _scatter_along_numpy(
     x: np.ndarray, indices: np.ndarray, updates: np.ndarray, *, axis: int
 ) -> np.ndarray:
     at: list[np.ndarray] = list(np.indices(indices.shape, sparse=True))
-    at[axis] = np.clip(indices, 0, x.shape[axis] - 1)
+    at[axis] = np.clip(indices, 0, max(x.shape[axis] - 1, 0))
     result = np.array(widen(x))
     np.add.at(result, tuple(at), widen(updates))
     return result.astype(x.dtype, copy=False)
