@@ -37,7 +37,8 @@ def compared(e: Emitter, op_type: str, inputs: Sequence[str], attrs: dict[str, A
         (x,) = inputs
         above, below = (e.op(c, x, e.const(0, i64), dtype=boolean) for c in ("Greater", "Less"))
         return e.op("Sub", e.cast(above, i64), e.cast(below, i64))
-    return _reduced(e, op_type, *inputs, **attrs)
+    x, axes = inputs
+    return _reduced(e, op_type, x, axes, attrs.get("keepdims", 1))
 
 
 def _extremum(e: Emitter, op_type: str, x: str, y: str) -> str:
@@ -45,7 +46,7 @@ def _extremum(e: Emitter, op_type: str, x: str, y: str) -> str:
     return e.where(e.op(comparison, x, y, dtype=boolean), y, x)
 
 
-def _reduced(e: Emitter, op_type: str, x: str, axes: str, keepdims: int = 1) -> str:
+def _reduced(e: Emitter, op_type: str, x: str, axes: str, keepdims: int) -> str:
     """The extremum of the upper words, then that of the lower ones where the upper is that one.
 
     Numbers within i32 are compared rightly, so the lower words are moved there.

@@ -188,7 +188,7 @@ def _svd(x: Value, *, vectors: str = "reduced") -> Value | tuple[Value, ...]:
     least = min(int(m), int(n))
     left, right = (int(m), int(n)) if vectors == "full" else (least, least)
     if 0 in x.shape:
-        identities = [matrix.identity(*sizes, x.dtype) for sizes in ((m, left), (right, n))]
+        identities = [matrix.identity(a, b, x.dtype) for a, b in ((m, left), (right, n))]
         u, vt = (broadcast_to(i, (*batch, *i.shape)) for i in identities)
         s = full((*batch, least), 0, x.dtype)
         return s if vectors == "values" else (u, s, vt)

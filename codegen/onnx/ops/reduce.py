@@ -38,7 +38,7 @@ def _is_small(ctx: Lowering, x: Value, axes: tuple[int, ...]) -> bool:
     size = size_of(x.shape[a] for a in axes)
     if source.is_float or not isinstance(size, int) or x.dtype.bits < source.bits + 8:
         return False
-    return size < 2 ** (31 - source.bits)
+    return bool(size < 2 ** (31 - source.bits))
 
 
 def _wrapping_sum(ctx: Lowering, x: Value, axes: tuple[int, ...], type: TensorType) -> Tensor:
