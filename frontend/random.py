@@ -16,7 +16,7 @@ from ..ir import sugar
 from ..ir.errors import ArgumentError, DTypeError
 from ..ir.graph import Value
 from ..ir.op import get as _op
-from ..ir.types import DType, Size, as_dtype, f32, i32, u32
+from ..ir.types import DType, Size, as_dtype, f32, i32, i64, u32
 from .config import floatx
 from .operation import operation
 from .operators import is_number
@@ -105,14 +105,40 @@ def truncated_normal(
 def randint(
     shape: Sequence[Size], minval: Any, maxval: Any, dtype: Any = "int32", seed: Any = None
 ) -> Any:
-    """Integers in [minval, maxval), uniform up to `(maxval - minval) / 2**32`."""
+    """Integers in [minval, maxval); `minval` where that is empty.
+
+    Each is made of 64 bits, so that none is likelier than another by more than one in 2**32.
+
+    Parameters
+    ----------
+    shape : sequence of int
+    minval, maxval : int or tensor
+        In the range of int32.
+    dtype : str
+        An integer type.
+    seed
+        As for `uniform`.
+    """
     found = as_dtype(dtype)
     if not found.is_integer:
         raise DTypeError(f"randint: dtype must be an integer type, got {found}")
-    span = sugar.cast(sugar.value(maxval, i32) - sugar.value(minval, i32), u32)
-    words = bits(draw_key(seed), shape)
-    offset = sugar.cast(sugar.binary("remainder", words, span), found)
-    return offset + sugar.value(minval, found)
+    low, high = (_bound(x) for x in (minval, maxval))
+    span = sugar.cast(sugar.cast(high - low, u32), i64)  # the difference wraps around
+    span = sugar.select(high > low, span, 1)
+    words = sugar.cast(bits(draw_key(seed), (2, *shape)), i64)
+    carried = _remainder(words[0], span) * _remainder(sugar.value(1 << 32, i64), span)
+    offset = _remainder(carried + _remainder(words[1], span), span)
+    return sugar.cast(offset + sugar.cast(low, i64), found)
+
+
+def _bound(x: Any) -> Value:
+    if is_number(x) and not -(1 << 31) <= x < 1 << 31:
+        raise ArgumentError(f"randint: minval and maxval must be in the range of int32, got {x}")
+    return sugar.cast(tensor(x), i32)
+
+
+def _remainder(x: Value, y: Value) -> Value:
+    return sugar.binary("remainder", x, y)
 
 
 @operation

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hornfels.errors import DTypeError, ShapeError
+from hornfels.errors import ArgumentError, DTypeError, ShapeError
 from hornfels.frontend import random
 
 SIZE = 20_000
@@ -55,6 +55,28 @@ def test_binomial(count, probability):
     assert kept.sum() < 2 or stats.chisquare(found[kept], share).pvalue > LEVEL
     assert found[kept].sum() > 0.99 * SIZE
     assert (numbers == np.floor(numbers)).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 3 << 29), (-(1 << 31), (1 << 31) - 1), (5, 105), (-3, -2), (4, 4)]
+)
+def test_randint_is_uniform_over_any_range(low, high):
+    numbers = random.randint((SIZE,), low, high, dtype="int64", seed=21)
+    assert numbers.dtype == np.int64
+    assert numbers.min() >= low
+    assert numbers.max() < max(high, low + 1)
+    if high - low > 1:
+        found, _ = np.histogram(numbers, np.linspace(low, high, 21))
+        assert stats.chisquare(found).pvalue > LEVEL
+
+
+def test_randint_takes_bounds_of_int32():
+    with pytest.raises(ArgumentError, match="range of int32, got 1099511627776"):
+        random.randint((3,), 0, 1 << 40, dtype="int64")
+    bounds = np.array([1, 10, 100], np.int32)
+    numbers = random.randint((500, 3), 0, bounds, seed=1)
+    np.testing.assert_array_equal(numbers.max(0) < bounds, True)
+    assert (numbers.max(0) > bounds // 2 - 1).all()
 
 
 def test_parameters_at_the_edges():
