@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hornfels.errors import ArgumentError
-from hornfels.frontend import random, seeds
+from hornfels.frontend import layers, models, random, seeds
 from hornfels.frontend.trace import Trace
 from hornfels.ir import evaluate
 from hornfels.ir.builder import EagerBuilder
@@ -51,6 +51,19 @@ def test_no_input_of_the_cipher_comes_twice():
                     seen += [cipher_input(r.constant) for r in rounds]
     assert len(set(seen)) == len(seen) == 3 * 20 * 10 * 4
     assert all(stream < 1 << 31 for *_, stream in seen)  # above are the keys that are derived
+
+
+def test_layers_of_a_model_draw_from_streams_of_their_own_in_every_step():
+    random.set_random_seed(11)
+    noise = [layers.Dropout(0.5), layers.GaussianNoise(0.1), layers.Dropout(0.5)]
+    model = models.Sequential([layers.Input((4,)), layers.Dense(8), *noise, layers.Dense(1)])
+    model.compile(optimizer="sgd", loss="mse")
+    x, y = np.ones((8, 4), np.float32), np.ones((8, 1), np.float32)
+    keys = set()
+    for _ in range(4):
+        keys |= {tuple(v.numpy()) for v in model.variables if "seed_generator_state" in v.path}
+        model.train_on_batch(x, y)
+    assert len(keys) == 4 * len(noise)
 
 
 def test_the_input_of_a_worker_is_what_the_text_says():
