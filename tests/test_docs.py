@@ -58,3 +58,14 @@ def test_the_programs_of_the_tour_run(capsys):
     assert len(programs) == 2
     arrays = re.compile(r"array\(([\d.]+), dtype=\w+\)")
     assert [arrays.sub(lambda m: f"{float(m[1]):g}", line) for line in printed] == shown
+
+
+def test_the_programs_on_the_page_of_functions_run(tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "functional-api.md").read_text()
+    programs = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(programs) > 6
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for program in programs:
+        exec(compile(program, "functional-api.md", "exec"), names)
+    assert {p.name for p in tmp_path.iterdir()} == {"masked_mean.onnx"}

@@ -1,4 +1,4 @@
-"""The three tutorial programs of `examples/` run, and learn, on a small slice."""
+"""The programs of `examples/` run, and learn, on a small slice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_example(name, digits, capsys):
 
 
 def test_only_the_import_line_differs_from_keras():
-    for path in EXAMPLES.glob("*.py"):
+    for path in EXAMPLES.glob("mnist_*.py"):
         lines = path.read_text().splitlines()
         imports = [line for line in lines if line.startswith(("import ", "from "))]
         assert imports == ["import hornfels as keras", "from hornfels import layers"]
@@ -57,3 +57,10 @@ def test_the_sequential_example_has_keras_weights(digits):
     x = as_mnist(digits[0][:8]).astype("float32")[..., None] / 255
     np.testing.assert_allclose(ours.predict(x, verbose=0), keras.ops.convert_to_numpy(theirs(x)),
                                rtol=1e-4, atol=1e-6)  # fmt: skip
+
+
+def test_newton_s_method_converges_quadratically(capsys):
+    norms, accuracy = load("newton_cg").main()
+    assert norms[-1] < 1e-6 * norms[0]
+    assert accuracy > 0.95
+    assert "accuracy on new digits" in capsys.readouterr().out
