@@ -162,6 +162,13 @@ class Loop:
             operand.input = new[operand.input]
         return self
 
+    def read_from(self, new: Mapping[Value, Value]) -> None:
+        """Let the node read other values."""
+        for carry in self.carries:
+            carry.start = new.get(carry.start, carry.start)
+        for operand in (*self.sliced, *self.shared):
+            operand.outer = new.get(operand.outer, operand.outer)
+
     def emit(self, finish: Finish) -> list[Value]:
         """The node anew, and the values that stand for the old one's outputs."""
         node, attrs = self.node, dict(self.node.attrs)
@@ -244,6 +251,11 @@ class Branches:
     def reads(self) -> list[Value]:
         """The operands of the node, in order."""
         return [self.predicate, *(v for v, _ in self.operands)]
+
+    def read_from(self, new: Mapping[Value, Value]) -> None:
+        """Let the node read other values."""
+        self.predicate = new.get(self.predicate, self.predicate)
+        self.operands = [(new.get(v, v), choice) for v, choice in self.operands]
 
     def emit(self, finish: Finish) -> list[Value]:
         """The node anew, and the values that stand for the old one's outputs."""

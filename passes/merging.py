@@ -11,11 +11,12 @@ carries of one are carries of the other: they begin equal, and a step keeps them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ..ir.builder import emit
 from ..ir.graph import Graph, Node, Value, reachable
 from .loops import Branches, Loop, Stack, take_apart
 from .region_rules import equal_branch_operands, equal_carries, equal_operands
@@ -26,25 +27,44 @@ Refuse = Callable[[str, Node, str], None]
 
 def merge(graph: Graph, fires: Fires, refuse: Refuse) -> Graph:
     """Merge what may be merged; the reasons of the pairs that may not go to `refuse`."""
-    refused: set[tuple[Node, Node]] = set()
-    while True:
-        for first, second in _pairs(graph):
-            if (first, second) in refused:
-                continue
-            region = _merged(first, second)
-            if isinstance(region, str):
-                refuse("merge", second, region)
-            elif fires("merge", second, partial(bool, True)):
-                graph = _with(graph, first, second, region)
-                break
-            refused.add((first, second))
-        else:
-            return graph
+    groups: dict[Node, list[Node]] = {}
+    waiting: list[tuple[Node, Node]] = []
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    for first, second in _pairs(graph, groups):
+        if any(v.node is not None and place[v.node] >= place[first] for v in second.inputs):
+            waiting.append((first, second))
+        elif _allowed(_merged([*groups.get(first, [first]), second]), second, fires, refuse):
+            groups.setdefault(first, [first]).append(second)
+    graph = _with(graph, groups) if groups else graph
+    for first, second in waiting:
+        if first in graph.nodes and second in graph.nodes:
+            graph = _moved(graph, first, second, fires, refuse)
+    return graph
 
 
-def _pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
+def _allowed(region: Loop | Branches | str, node: Node, fires: Fires, refuse: Refuse) -> bool:
+    if isinstance(region, str):
+        refuse("merge", node, region)
+        return False
+    return bool(fires("merge", node, partial(bool, True)))
+
+
+def _moved(graph: Graph, first: Node, second: Node, fires: Fires, refuse: Refuse) -> Graph:
+    """The two merged, behind what the second needs, if that needs nothing of the first."""
+    before = reachable([*first.inputs, *second.inputs])
+    if first in before:
+        refuse("merge", second, f"it reads what the other {first.op.name} gives")
+    elif _allowed(_merged([first, second]), second, fires, refuse):
+        done = {*before, first, second}
+        rest = (node for node in graph.nodes if node not in done)
+        graph = replace(graph, nodes=(*before, first, second, *rest))
+        return _with(graph, {first: [first, second]})
+    return graph
+
+
+def _pairs(graph: Graph, groups: Mapping[Node, list[Node]]) -> Iterator[tuple[Node, Node]]:
     """Nodes of one op that run the same number of steps, or on the same predicate, where one
-    reads all that the other reads."""
+    reads all that the other reads. A node that got into a group makes no more pairs."""
     readers: dict[Value, list[Node]] = {}
     for node in graph.nodes:
         if node.op.kind != "region":
@@ -55,8 +75,11 @@ def _pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
             theirs = set(other.inputs)
             if _fit(other, node) and (reads <= theirs or theirs <= reads):
                 yield other, node
-        for v in reads:
-            readers.setdefault(v, []).append(node)
+                if node in groups.get(other, ()):
+                    break
+        else:
+            for v in reads:
+                readers.setdefault(v, []).append(node)
 
 
 def _fit(first: Node, second: Node) -> bool:
@@ -70,21 +93,26 @@ def _fit(first: Node, second: Node) -> bool:
     )
 
 
-def _merged(first: Node, second: Node) -> Loop | Branches | str:
-    """The region that does what both do, or the reason why there is none."""
-    if first in reachable(second.inputs):
-        return f"it reads what the other {first.op.name} gives"
-    one = take_apart(first, first.inputs)
-    other = take_apart(second, second.inputs).renamed()
-    if isinstance(one, Loop) and isinstance(other, Loop):
-        return _merged_loops(one, other)
-    assert isinstance(one, Branches)
-    assert isinstance(other, Branches)
-    both = Branches(one.node, one.predicate, [*one.operands, *other.operands],
-                    [*one.outputs, *other.outputs], [*one.results, *other.results],
-                    [*one.replaces, *other.replaces])  # fmt: skip
-    equal_branch_operands(both)
-    return both
+def _merged(nodes: Sequence[Node]) -> Loop | Branches | str:
+    """The region that does what all do, or the reason why there is none."""
+    total = take_apart(nodes[0], nodes[0].inputs)
+    for node in nodes[1:]:
+        other = take_apart(node, node.inputs).renamed()
+        if isinstance(total, Loop) and isinstance(other, Loop):
+            found = _merged_loops(total, other)
+            if isinstance(found, str):
+                return found
+            total = found
+        else:
+            assert isinstance(total, Branches)
+            assert isinstance(other, Branches)
+            total = Branches(
+                total.node, total.predicate, [*total.operands, *other.operands],
+                [*total.outputs, *other.outputs], [*total.results, *other.results],
+                [*total.replaces, *other.replaces],
+            )  # fmt: skip
+            equal_branch_operands(total)
+    return total
 
 
 def _merged_loops(one: Loop, other: Loop) -> Loop | str:
@@ -105,17 +133,26 @@ def _merged_loops(one: Loop, other: Loop) -> Loop | str:
     return both
 
 
-def _with(graph: Graph, first: Node, second: Node, region: Loop | Branches) -> Graph:
-    """The graph with one node in place of two."""
-    before = reachable([*first.inputs, *second.inputs])
-    done = {*before, first, second}
-    order = (*before, first, second, *(node for node in graph.nodes if node not in done))
-    outputs: list[Value] = []
+def _with(graph: Graph, groups: Mapping[Node, Sequence[Node]]) -> Graph:
+    """The graph with one node in the place of the first of each group."""
+    new: dict[Value, Value] = {}
+    members = {node for group in groups.values() for node in group[1:]}
 
     def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
-        if node is first:
-            outputs.extend(region.emit(lambda body: body))
-            return outputs[: len(first.outputs)]
-        return outputs[len(first.outputs) :] if node is second else None
+        if node in members:
+            return [new[v] for v in node.outputs]
+        if node in groups:
+            group = groups[node]
+            region = _merged(group)
+            assert not isinstance(region, str)
+            region.read_from(new)
+            outputs: Sequence[Value] = region.emit(lambda body: body)
+            new.update(zip((v for each in group for v in each.outputs), outputs, strict=True))
+            return outputs[: len(node.outputs)]
+        if inputs == node.inputs:
+            return None
+        outputs = emit(node.op, inputs, node.attrs)
+        new.update(zip(node.outputs, outputs, strict=True))
+        return outputs
 
-    return replace(graph, nodes=order).rebuild(visit)
+    return graph.rebuild(visit)

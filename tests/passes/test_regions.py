@@ -348,6 +348,53 @@ def test_passes_go_into_bodies_of_bodies():
     assert choice.regions["otherwise"].nodes == ()
 
 
+LATER = """graph g(%x: f32[3], %w: f32[3]) {
+  %0, %1: f32[3], f32[4,3] = scan[carry=1, stacked=0, length=4](%x, %w) {
+    body = graph step(%c: f32[3], %w: f32[3]) {
+      %0: f32[3] = mul(%c, %w)
+      return c=%0, y=%c
+    }
+  }
+  %2: f32[3] = exp(%w)
+  %3, %4: f32[3], f32[4,3] = scan[carry=1, stacked=0, length=4](%x, %w, %2) {
+    body = graph again(%c: f32[3], %w: f32[3], %v: f32[3]) {
+      %0: f32[3] = mul(%c, %w)
+      %1: f32[3] = sub(%c, %v)
+      return c=%0, y=%1
+    }
+  }
+  return a=%0, b=%1, c=%3, d=%4
+}"""
+
+
+def test_a_loop_moves_behind_what_the_other_one_reads_beside_it():
+    _, after, report = run(LATER)
+    assert report.fired["merge"] == 1
+    assert [n.op.name for n in after.nodes] == ["exp", "scan"]
+
+
+def test_a_loop_that_reads_what_the_other_one_gives_stays():
+    _, after, report = run(LATER.replace("exp(%w)", "exp(%0)"))
+    assert report.why_not("merge")[-1].endswith("it reads what the other scan gives")
+    assert len(scans_of(after)) == 2
+
+
+def test_three_loops_become_one():
+    scan = "  %5, %6: f32[3], f32[4,3] = scan[carry=1, stacked=0, length=4](%x, %w) {"
+    body = """
+    body = graph third(%c: f32[3], %w: f32[3]) {
+      %0: f32[3] = mul(%c, %w)
+      %1: f32[3] = sin(%0)
+      return c=%0, y=%1
+    }
+  }
+  return e=%5, f=%6, a="""
+    third = LATER.replace("  return a=", scan + body)
+    _, after, report = run(third)
+    assert report.fired["merge"] == 2
+    assert len(scans_of(after)) == 1
+
+
 def test_equal_region_nodes_become_one():
     once = (
         FIRES["merge"].replace("mul(%d, %a)", "mul(%a, %d)").replace("add(%b, %0)", "add(%0, %b)")
