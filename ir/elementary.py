@@ -1,5 +1,5 @@
-"""More functions of one element, in the manner of `scalar`: inverse trigonometric, hyperbolic,
-powers and logarithms of other bases, roots, and the error function's relatives.
+"""More functions of one element, in the manner of `scalar`: trigonometric, hyperbolic, powers and
+logarithms of other bases, roots, and the error function's relatives.
 
 f32 is computed by polynomials, minimax fits as in `scalar`, and by compositions of what is
 there; f64 uses the C library. `tests/ir/test_scalar.py` holds the stated errors.
@@ -13,6 +13,7 @@ from . import scalar
 from .scalar import (
     ROUNDING,
     ROUNDING_BITS,
+    SIGN_BIT,
     Element,
     Math,
     decompose,
@@ -28,6 +29,12 @@ _HALF_PI_HIGH = 1.5707963705062866  # the nearest f32
 _HALF_PI_LOW = math.pi / 2 - _HALF_PI_HIGH
 _LN2 = math.log(2)
 
+_TWO_OVER_PI = (0.636619770899415, 1.4681663246252086e-09, 2.2760100671971816e-18,
+                5.8812147387730434e-27, 1.0346868700836215e-35, 3.783256351091319e-45,
+                3.720474878517739e-53)  # fmt: skip
+_SIN = (-0.1666666716337204, 0.008333329111337662, -0.00019839307060465217,
+        2.7180774395674234e-06)  # fmt: skip
+_COS = (0.04166664555668831, -0.0013887364184483886, 2.443808625685051e-05)
 _ASIN = (0.16666752099990845, 0.07495291531085968, 0.04547111690044403, 0.02417588233947754,
          0.0421723946928978)  # fmt: skip
 _ATAN = (-0.33333316445350647, 0.19998489320278168, -0.1424383670091629, 0.10595908015966415,
@@ -50,9 +57,67 @@ _ERF_INV_WIDE = (2.832746744155884, 1.0019376277923584, 0.011647331528365612,
 # --- trigonometric ---------------------------------------------------------------------------
 
 
+def _quadrant(m: Math, x: Element) -> tuple[Element, Element]:
+    """n, from 0 to 3, and r with `|x| = (4 k + n) pi / 2 + r`, `|r| <= pi / 4`, for any f32.
+
+    2 / pi comes in pieces of 29 bits, whose products with x are exact in f64; of each, multiples
+    of 4 are left away, which is exact too. Whole numbers are split off as soon as they arise, so
+    that nothing is rounded where the sum cancels.
+    """
+    t = m.cast(m.abs(x), f64)
+    rest = whole = m.cast(m.const(0.0), f64)
+    zero = whole
+    for piece in _TWO_OVER_PI:
+        turns = t * piece
+        rest = rest + (turns - m.round(turns * 0.25) * 4.0)
+        count = m.round(rest)
+        rest, whole = rest - count, whole + count
+    number = m.select(whole == whole, whole, zero)  # NaN is no integer
+    return m.cast(number, i32) & 3, m.cast(rest * (math.pi / 2), f32)
+
+
+def _both_waves(m: Math, r: Element) -> tuple[Element, Element]:
+    """Sine and cosine up to pi / 4."""
+    z = r * r
+    sine = r + r * z * polynomial(m, z, _SIN)
+    return sine, (z * z * polynomial(m, z, _COS) - z * 0.5) + 1.0
+
+
+def _flipped(m: Math, x: Element, *signs: Element) -> Element:
+    """`x` with its sign changed once for each number whose sign bit is set."""
+    bits = m.bitcast(x, i32)
+    for sign in signs:
+        bits = bits ^ (sign & SIGN_BIT)
+    return m.bitcast(bits, f32)
+
+
+def sin(m: Math, x: Element) -> Element:
+    """The sine; in f32 within 1.5 ulp, of any number."""
+    if m.dtype == f64:
+        return m.sin(x)
+    n, r = _quadrant(m, x)
+    sine, cosine = _both_waves(m, r)
+    return _flipped(m, m.select((n & 1) == 0, sine, cosine), n << 30, m.bitcast(x, i32))
+
+
+def cos(m: Math, x: Element) -> Element:
+    """The cosine; in f32 within 1.5 ulp, of any number."""
+    if m.dtype == f64:
+        return m.cos(x)
+    n, r = _quadrant(m, x)
+    sine, cosine = _both_waves(m, r)
+    return _flipped(m, m.select((n & 1) == 0, cosine, sine), (n + 1) << 30)
+
+
 def tan(m: Math, x: Element) -> Element:
-    """The tangent, the C library's."""
-    return m.library("tan", x)
+    """The tangent; in f32 within 3 ulp, of any number."""
+    if m.dtype == f64:
+        return m.library("tan", x)
+    n, r = _quadrant(m, x)
+    sine, cosine = _both_waves(m, r)
+    is_even = (n & 1) == 0
+    ratio = m.select(is_even, sine, cosine) / m.select(is_even, cosine, sine)
+    return _flipped(m, ratio, n << 31, m.bitcast(x, i32))
 
 
 def _asin_parts(m: Math, x: Element) -> tuple[Element, Element]:

@@ -49,8 +49,8 @@ _FREE = frozenset({
 })  # fmt: skip
 _COSTS = {
     "div": 4, "remainder": 6, "sqrt": 4, "rsqrt": 4, "exp": 10, "expm1": 12, "log": 12,
-    "log1p": 14, "sin": 12, "cos": 12, "tanh": 14, "sigmoid": 12, "erf": 14, "pow": 24,
-    "gather": 2, "take_along": 2, "rng_bits": 80, "tan": 24, "asin": 14, "acos": 14, "atan": 16,
+    "log1p": 14, "sin": 40, "cos": 40, "tanh": 14, "sigmoid": 12, "erf": 14, "pow": 24,
+    "gather": 2, "take_along": 2, "rng_bits": 80, "tan": 44, "asin": 14, "acos": 14, "atan": 16,
     "atan2": 24, "sinh": 20, "cosh": 14, "asinh": 24, "acosh": 24, "atanh": 20, "exp2": 10,
     "log2": 12, "log10": 12, "cbrt": 20, "erfc": 40, "erf_inv": 40,
 }  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .. import scalar
+from .. import elementary, scalar
 from ..graph import Value
 from ..op import CODE, Case, Op, Reason, case, define, reject
 from ..scalar import Element, Math
@@ -303,16 +303,12 @@ def _sin_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
     return (g * cos(x),)
 
 
-def _sin_scalar(m: Math, x: Element) -> Element:
-    return m.sin(x)
-
-
 sin = define(Op(
     name="sin",
     doc="The sine of `x` radians.",
     kind="elementwise",
     type=_rule("sin", require_float), numpy=np.sin, vjp=_sin_vjp,
-    scalar=_sin_scalar, onnx="Sin",
+    scalar=elementary.sin, onnx="Sin",
     samples=_floats(-7.0, 7.0),
     rejects=[reject(i32(3), error="sin: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip
@@ -322,16 +318,12 @@ def _cos_vjp(g: Value, x: Value, *, out: Value) -> tuple[Value]:
     return (-g * sin(x),)
 
 
-def _cos_scalar(m: Math, x: Element) -> Element:
-    return m.cos(x)
-
-
 cos = define(Op(
     name="cos",
     doc="The cosine of `x` radians.",
     kind="elementwise",
     type=_rule("cos", require_float), numpy=np.cos, vjp=_cos_vjp,
-    scalar=_cos_scalar, onnx="Cos",
+    scalar=elementary.cos, onnx="Cos",
     samples=_floats(-7.0, 7.0),
     rejects=[reject(i32(3), error="cos: operand x must be floating point, got i32[3]")],
 ))  # fmt: skip

@@ -47,6 +47,9 @@ BOUNDS = {
     "tanh": Bound(np.tanh, -10, 10, 2.5),
     "sigmoid": Bound(lambda x: 1 / (1 + np.exp(-x)), -88, 20, 2.5, least=-87.3),
     "erf": Bound(_erf, -4.2, 4.2, 1.5, samples=100_000),
+    "sin": Bound(np.sin, -20, 20, 1.5),
+    "cos": Bound(np.cos, -20, 20, 1.5),
+    "tan": Bound(np.tan, -20, 20, 3.0),
     "asin": Bound(np.arcsin, -1.01, 1.01, 2.0),
     "acos": Bound(np.arccos, -1.01, 1.01, 2.0),
     "atan": Bound(np.arctan, -10, 10, 2.5),
@@ -123,6 +126,9 @@ def test_error_bound(name: str, contract: bool) -> None:
         ("_LOG", 0, ["log", "log1p"]),
         ("_ERF_SMALL", 0, ["erf"]),
         ("_ERF_LARGE", 2, ["erf"]),
+        ("_SIN", 0, ["sin", "cos", "tan"]),
+        ("_COS", 0, ["sin", "cos", "tan"]),
+        ("_TWO_OVER_PI", 0, ["sin", "cos", "tan"]),
         ("_ASIN", 0, ["asin", "acos"]),
         ("_ATAN", 0, ["atan"]),
         ("_ERFC", 0, ["erfc"]),
@@ -161,6 +167,10 @@ SPECIAL = {
     "tanh": [(math.inf, 1.0), (-math.inf, -1.0), (0.0, 0.0), (-0.0, -0.0), (20.0, 1.0)],
     "sigmoid": [(math.inf, 1.0), (-math.inf, 0.0), (0.0, 0.5), (-100.0, 0.0), (100.0, 1.0)],
     "erf": [(math.inf, 1.0), (-math.inf, -1.0), (0.0, 0.0), (-0.0, -0.0), (5.0, 1.0)],
+    "sin": [(0.0, 0.0), (-0.0, -0.0), (1e-40, 1e-40), (math.inf, math.nan),
+            (-math.inf, math.nan), (3e38, 0.8749049)],
+    "cos": [(0.0, 1.0), (-0.0, 1.0), (math.inf, math.nan), (3e38, -0.48429477)],
+    "tan": [(0.0, 0.0), (-0.0, -0.0), (1e-40, 1e-40), (-math.inf, math.nan), (3e38, -1.8065544)],
     "asin": [(0.0, 0.0), (-0.0, -0.0), (1e-40, 1e-40), (1.0, math.pi / 2), (1.5, math.nan),
              (-math.inf, math.nan)],
     "acos": [(1.0, 0.0), (-1.0, math.pi), (0.0, math.pi / 2), (1.5, math.nan)],
@@ -207,7 +217,9 @@ def test_f64_is_the_library_function(name: str) -> None:
     np.testing.assert_allclose(got, bound.exact(x), rtol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["tanh", "erf", "asin", "atan", "sinh", "asinh", "cbrt"])
+@pytest.mark.parametrize(
+    "name", ["tanh", "erf", "sin", "tan", "asin", "atan", "sinh", "asinh", "cbrt"]
+)
 def test_odd_functions_are_exactly_odd(name: str) -> None:
     x = np.linspace(0.0, 6.0, 10_001, dtype=np.float32)
     function = function_of(name)
@@ -268,3 +280,22 @@ def test_numpy_elements_follow_the_contract() -> None:
     assert (m.element(np.asarray([-8], np.int32)) >> 1).array.tolist() == [-4]
     bits = m.bitcast(m.const(1.0), u32)
     assert bits.array.tolist() == [0x3F800000]
+
+
+@pytest.mark.parametrize(
+    ("x", "sine", "cosine"),
+    [
+        ("0x1.f37c8ap+95", 1.0, -1.61476979825e-9),
+        ("0x1.47d0fep+34", 1.0, -2.01264603192e-9),
+        ("0x1.f37c8ap+96", -3.2295395965e-9, -1.0),
+        ("0x1.f9cbe2p+7", 1.0, -4.18570680376e-9),
+        ("0x1.f37c8ap+97", 6.45907919299e-9, 1.0),
+    ],
+)
+def test_waves_next_to_multiples_of_half_pi(x: str, sine: float, cosine: float) -> None:
+    """The f32 numbers that are nearest to one: there most digits of pi / 2 cancel."""
+    at = np.asarray([float.fromhex(x)], np.float32)
+    exact = {"sin": sine, "cos": cosine, "tan": sine / cosine}
+    for name, value in exact.items():
+        error = errors_in_ulp(scalar.on_arrays(function_of(name), at), np.asarray([value]))
+        assert error[0] <= BOUNDS[name].ulp
