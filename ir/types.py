@@ -209,6 +209,16 @@ class Dim:
     def __mod__(self, other: Size) -> Size:
         return self - floor_div(self, other) * other
 
+    def __truediv__(self, other: object) -> float:
+        raise _needs_fixed(self, "/")
+
+    __rtruediv__ = __truediv__
+
+    def __pow__(self, other: object) -> Size:
+        raise _needs_fixed(self, "**")
+
+    __rpow__ = __pow__
+
     def __lt__(self, other: Size) -> bool:
         raise _needs_fixed(self, "<")
 
@@ -218,6 +228,9 @@ class Dim:
         raise _needs_fixed(self, "int()")
 
     __int__ = __index__
+
+    def __float__(self) -> float:
+        raise _needs_fixed(self, "float()")
 
     def __str__(self) -> str:
         parts = []
@@ -237,8 +250,9 @@ Shape = tuple[Size, ...]
 def _needs_fixed(dim: Dim, operation: str) -> ShapeError:
     return OpenSizeError(
         f"dimension {dim} is symbolic and {operation} needs a fixed size",
-        hint="give that dimension a size when the model or function is traced",
-    )
+        hint="give that dimension a size when the model or function is traced, or compute with "
+             "ops.convert_to_tensor(size)",
+    )  # fmt: skip
 
 
 def _terms(size: Size) -> tuple[tuple[Monomial, int], ...]:

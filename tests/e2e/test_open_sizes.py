@@ -91,6 +91,9 @@ CASES: dict[str, tuple[Any, Any]] = {
     "conv_transpose": (SEQUENCE, lambda x: ops.conv_transpose(x, WT, strides=2)),
     "image": (IMAGE, lambda x: ops.max_pool(
         ops.relu(ops.conv(x, W2D, strides=2, padding="same")), 2, 2, padding="same")),
+    "scan": (SEQUENCE, lambda x: ops.scan(
+        lambda c, a: (ops.tanh(c + a), c * a), x[:, 0], ops.transpose(x, (1, 0, 2)))[1]),
+    "by size": (SEQUENCE, lambda x: x * 2.0 / ops.convert_to_tensor(ops.shape(x)[1])),
     "image mean": (IMAGE, lambda x: ops.mean(ops.conv(x, W2D), axis=(1, 2))),
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -104,7 +106,13 @@ def test_what_is_no_dimension_is_refused(text):
         parse_size(text)
 
 
-@pytest.mark.parametrize("use", [lambda: N < 3, lambda: int(N), lambda: range(N), lambda: 7 // N])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: N < 3, lambda: int(N), lambda: range(N), lambda: 7 // N, lambda: N / 2,
+        lambda: 1.0 / N, lambda: N**0.5, lambda: 2**N, lambda: math.sqrt(N),
+    ],
+)  # fmt: skip
 def test_what_needs_a_fixed_size_says_so(use):
     with pytest.raises(ShapeError, match="symbolic"):
         use()
@@ -138,8 +146,8 @@ def test_dtypes_are_found_by_every_name():
 @pytest.mark.parametrize(
     ("a", "b", "expected"),
     [(f32, f64, f64), (f16, bf16, f32), (i32, f16, f16), (i64, f32, f32), (u8, i8, i16),
-     (u32, i32, i32), (u32, i64, i64), (u8, i32, i32), (boolean, i8, i8), (boolean, boolean, boolean),
-     (i16, i64, i64), (u8, u32, u32)],
+     (u32, i32, i32), (u32, i64, i64), (u8, i32, i32), (boolean, i8, i8),
+     (boolean, boolean, boolean), (i16, i64, i64), (u8, u32, u32)],
 )  # fmt: skip
 def test_promotion(a, b, expected):
     assert promote(a, b) is promote(b, a) is expected
