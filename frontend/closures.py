@@ -19,7 +19,7 @@ from .keras_tensor import is_symbolic
 class Closure(NamedTuple):
     """A function, and what stands for the variables around it that hold symbolic tensors."""
 
-    function: FunctionType
+    function: Any
     around: dict[str, Any]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

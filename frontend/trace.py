@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..ir.builder import Builder
-from ..ir.errors import ShapeError
+from ..ir.errors import ArgumentError, ShapeError
 from ..ir.graph import Graph, Value
 
 if TYPE_CHECKING:
@@ -93,9 +93,25 @@ class Trace(Builder):
         """The graph of what the outputs and the assignments need; other state is dropped."""
         assigned = [(self._initial[v], value) for v, value in self._assigned.items()]
         graph = super().finish(outputs, [*updates, *assigned])
+        _refuse_strays(graph)
         used = {value for node in graph.nodes for value in node.inputs} | set(graph.outputs)
         used |= {value for pair in graph.updates for value in pair}
         state = tuple(v for v in graph.state if v in used)
         kept = {v.name for v in state}
         self.variables = {name: v for name, v in self.variables.items() if name in kept}
         return replace(graph, state=state)
+
+
+def _refuse_strays(graph: Graph) -> None:
+    """Refuse values that were made while something else was traced, and got out by a side way."""
+    known = set(graph.parameters)
+    for node in graph.nodes:
+        for value in node.inputs:
+            if value.node is None and value not in known:
+                raise ArgumentError(
+                    f"{node.op.name}: operand {value.type} belongs to another trace, or to the "
+                    "body of a loop or branch",
+                    where=node.source.where,
+                    hint="a body gives tensors by returning them and by assigning to variables; "
+                    "add_loss and attributes of objects do not reach outside",
+                )

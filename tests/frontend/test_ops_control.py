@@ -385,6 +385,28 @@ def test_variables_must_not_be_assigned_in_conditions_and_by_many_at_once():
         ops.vectorized_map(count, np.arange(3))
 
 
+def test_what_a_body_puts_aside_is_refused_outside():
+    aside = []
+
+    def step(c, r):
+        aside.append(r * 2)
+        return c, r
+
+    with Trace("t") as trace:
+        x = trace.input("x", f32(4, 3))
+        ops.scan(step, 0.0, x)
+        with pytest.raises(ArgumentError, match=r"mul: operand .* belongs to another trace, or to"):
+            trace.finish({"y": aside[0]})
+
+
+def test_an_index_beside_the_branches_takes_the_nearest():
+    branches = [lambda: 10, lambda: 20, lambda: 30]
+    assert [int(ops.switch(i, branches)) for i in (-5, 0, 1, 2, 9)] == [10, 10, 20, 30, 30]
+    with Trace("t") as trace:
+        graph = trace.finish({"y": ops.switch(trace.input("x0", i32()), branches)})
+    assert [run(graph, np.int32(i))[0] for i in (-5, 0, 1, 2, 9)] == [10, 10, 20, 30, 30]
+
+
 def test_python_numbers_take_the_dtype_of_the_tensor_beside_them():
     with Trace("t") as trace:
         x = trace.input("x", f32())

@@ -16,6 +16,7 @@ from hornfels.ir.autodiff import jvp
 from hornfels.ir.errors import GradientError
 from hornfels.ir.op import Case, case
 from hornfels.ir.ops.common import N
+from hornfels.ir.residuals import CHEAP
 from hornfels.ir.sugar import cast, full, select, unary
 from hornfels.ir.types import boolean, f16, f32, f64, i32, u32
 
@@ -267,6 +268,10 @@ def test_recompute_stores_the_carries_alone() -> None:
 def test_frozen_weights_store_nothing() -> None:
     """Without a derivative by u nobody needs h, which is stored for it alone."""
     assert len(stacked_by_the_second_scan([0, 1, 2, 3], "store")) == 6
+
+
+def test_cheap_ops_are_elementwise_ops_of_the_registry() -> None:
+    assert all(REGISTRY[name].kind == "elementwise" for name in CHEAP)
 
 
 def test_what_is_stored_of_two_candidates_is_the_smaller_one() -> None:
