@@ -23,7 +23,7 @@ from .scalar import (
     reduced_exp,
     with_sign,
 )
-from .types import f32, f64, i32
+from .types import f32, f64, i32, i64
 
 _HALF_PI_HIGH = 1.5707963705062866  # the nearest f32
 _HALF_PI_LOW = math.pi / 2 - _HALF_PI_HIGH
@@ -311,6 +311,62 @@ def cbrt(m: Math, x: Element) -> Element:
     y = m.select(is_small, y * 2.0**-8, y)
     is_plain = (t > 0.0) & (t < math.inf)
     return m.select(is_plain, with_sign(m, y, x), x)
+
+
+# --- powers ----------------------------------------------------------------------------------
+
+_LOG2_WIDE = tuple(2 * math.log2(math.e) / (2 * n + 1) for n in range(8))  # of atanh
+_EXP2_WIDE = tuple(_LN2**n / math.factorial(n) for n in range(11))
+
+
+def _series(x: Element, coefficients: tuple[float, ...]) -> Element:
+    """`c[0] + c[1] x + c[2] x**2 + ...` in the dtype of x."""
+    result = x * coefficients[-1] + coefficients[-2]
+    for c in reversed(coefficients[:-2]):
+        result = result * x + c
+    return result
+
+
+def _log2_wide(m: Math, x: Element) -> Element:
+    """The logarithm to base 2 of a positive f32 as f64, within 2**-40 of itself.
+
+    `2 atanh(s)` with `s = (f - 1) / (f + 1)`, for `x = 2**k f`, f from sqrt(1/2) to sqrt(2).
+    """
+    wide = m.cast(x, f64)  # where f32 numbers below the normal ones are normal
+    bits = m.bitcast(wide, i64)
+    k = (bits - 0x3FE6A09E667F3BCD) >> 52  # the bits of sqrt(1/2)
+    f = m.bitcast(bits - (k << 52), f64)
+    s = (f - 1.0) / (f + 1.0)
+    return m.cast(k, f64) + s * _series(s * s, _LOG2_WIDE)
+
+
+def _exp2_wide(m: Math, p: Element) -> Element:
+    """`2 ** p` of an f64 from -300 to 300 as f32."""
+    count = m.round(p)
+    whole = m.select(count == count, count, m.cast(m.const(0.0), f64))  # NaN is no integer
+    scale = m.bitcast((m.cast(whole, i64) + 1023) << 52, f64)
+    return m.cast(_series(p - count, _EXP2_WIDE) * scale, f32)
+
+
+def pow(m: Math, x: Element, y: Element) -> Element:
+    """`x ** y` with C's special values; in f32 within 0.6 ulp."""
+    if m.dtype == f64:
+        return m.pow(x, y)
+    t = m.abs(x)
+    product = m.cast(y, f64) * _log2_wide(m, t)
+    limit = m.cast(m.const(300.0), f64)
+    result = _exp2_wide(m, m.minimum(m.maximum(product, -limit), limit))
+    growing = m.select(t > 1.0, y > 0.0, y < 0.0)
+    extreme = m.select(growing, math.inf, 0.0)
+    is_extreme = (t == 0.0) | (t == math.inf) | (m.abs(y) == math.inf)
+    result = m.select(is_extreme, m.select(t == 1.0, 1.0, extreme), result)
+    half = y * 0.5
+    is_whole = m.floor(y) == y
+    is_odd = is_whole & (m.floor(half) != half)
+    result = m.select(is_odd, with_sign(m, result, x), result)
+    fails = (x < 0.0) & (t < math.inf) & (m.abs(y) < math.inf) & ~is_whole
+    result = m.select(fails | (x != x) | (y != y), math.nan, result)
+    return m.select((x == 1.0) | (y == 0.0), 1.0, result)
 
 
 # --- the error function's relatives ----------------------------------------------------------

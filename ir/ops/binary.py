@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .. import elementary
 from ..errors import DTypeError, ShapeError
 from ..graph import Value
 from ..op import CODE, Op, Rejected, case, define, reject
@@ -201,17 +202,13 @@ def _pow_vjp(g: Value, x: Value, y: Value, *, out: Value) -> tuple[Value, Value]
     return g * dx, g * dy
 
 
-def _pow_scalar(m: Math, x: Element, y: Element) -> Element:
-    return m.pow(x, y)
-
-
 pow_ = define(Op(
     name="pow",
     doc="""`x ** y`; NaN for a negative `x` and a fractional `y`. The gradient of `y` is 0 where
     `x` is not positive.""",
     kind="elementwise",
     type=_rule("pow", require_float), numpy=np.power, vjp=_pow_vjp,
-    scalar=_pow_scalar, onnx="Pow",
+    scalar=elementary.pow, onnx="Pow",
     samples=[
         case(f32(4, 7), f32(4, 7), domain=(0.5, 3.0)), case(f32(N), f32(N), domain=(0.5, 3.0)),
         case(f16(5), f16(5), domain=(0.5, 2.0)), case(bf16(5), bf16(5), domain=(0.5, 2.0)),

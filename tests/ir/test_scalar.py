@@ -299,3 +299,26 @@ def test_waves_next_to_multiples_of_half_pi(x: str, sine: float, cosine: float) 
     for name, value in exact.items():
         error = errors_in_ulp(scalar.on_arrays(function_of(name), at), np.asarray([value]))
         assert error[0] <= BOUNDS[name].ulp
+
+
+def test_powers() -> None:
+    """Within 0.6 ulp of f64, of all sizes, signs and special values."""
+    rng = np.random.default_rng(0)
+    special = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 3.0, 2.5, -2.5, -3.0, 1e-40, -1e-40, 3e38, -3e38,
+               math.inf, -math.inf, math.nan, 1e10, 16777217.0, 0.9999999, -0.9999999]  # fmt: skip
+    pairs = [
+        rng.integers(0, 2**32, (2, 50_000), np.uint64).astype(np.uint32).view(np.float32),
+        np.stack([np.exp(rng.uniform(-80, 80, 50_000)), rng.uniform(-5, 5, 50_000)]),
+        np.stack([1 + rng.uniform(-1e-3, 1e-3, 50_000), rng.uniform(-1e5, 1e5, 50_000)]),
+        np.stack([rng.uniform(-4, 4, 50_000), rng.integers(-30, 30, 50_000)]),
+        np.asarray(np.meshgrid(special, special)).reshape(2, -1),
+    ]
+    with np.errstate(all="ignore"):
+        x, y = np.concatenate(pairs, axis=1).astype(np.float32)
+        exact = np.power(x.astype(np.float64), y.astype(np.float64))
+    got = scalar.on_arrays(elementary.pow, x, y)
+    errors = errors_in_ulp(got, exact)
+    worst = int(np.argmax(errors))
+    assert errors[worst] <= 0.6, f"pow({x[worst]}, {y[worst]}) is off by {errors[worst]} ulp"
+    numbers = ~np.isnan(exact)
+    np.testing.assert_array_equal(np.signbit(got[numbers]), np.signbit(exact[numbers]))
