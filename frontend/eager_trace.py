@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ir.builder import suspended
+from ..ir.errors import ArgumentError
 from ..ir.graph import Value, reachable
 from ..ir.types import type_of
 from . import tree
@@ -58,7 +59,13 @@ class EagerTrace(Trace):
         return tree.map_structure(self._array, structure)
 
     def _array(self, x: Any) -> Any:
-        return np.array(self.known(x)) if isinstance(x, Value) else x
+        if not isinstance(x, Value):
+            return x
+        array = self.known(x)
+        if array is None:
+            raise ArgumentError(f"a result {x.type} depends on a tensor of another trace",
+                                hint="pass it as an argument")  # fmt: skip
+        return np.array(array)
 
     def store(self) -> None:
         """Give the variables what was assigned to them; call it when the trace is not current."""

@@ -47,7 +47,8 @@ def gradients(loss: Value, variables: Sequence[Any]) -> list[Value | None]:
     if not isinstance(builder, Trace) or not isinstance(loss, Value):
         raise GradientError(
             "gradients: needs a loss that is traced; operations on arrays leave no record",
-            hint="call it in train_step, or in a function given to hornfels.compile",
-        )
+            hint="call it in train_step, or in a function given to hornfels.compile; "
+                 "hornfels.grad differentiates functions of arrays",
+        )  # fmt: skip
     wrt = [builder.state_of(v) if isinstance(v, Variable) else v for v in variables]
     return autodiff.gradients(loss, wrt)
