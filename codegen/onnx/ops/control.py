@@ -58,7 +58,7 @@ def _scan(ctx: Lowering, node: Node) -> Tensors:
     if not isinstance(length, Dim):
         return _steps(ctx, node)
     some = ctx.e.op("Greater", ctx.size(length), ctx.e.ints(0), dtype=boolean)
-    return _branches(
+    return branches(
         ctx, ctx.e.squeeze(some, [0]),
         lambda inner: _steps(inner, node), lambda inner, like: _no_steps(inner, node, like),
     )  # fmt: skip
@@ -222,14 +222,14 @@ def _cond(ctx: Lowering, node: Node) -> Tensors:
     def run(inner: Lowering, branch: Graph) -> Tensors:
         return tuple(ctx.inline(branch, operands, inner.e))
 
-    return _branches(
+    return branches(
         ctx, ctx.full(predicate),
         lambda inner: run(inner, node.attrs["then"]),
         lambda inner, _: run(inner, node.attrs["otherwise"]),
     )  # fmt: skip
 
 
-def _branches(
+def branches(
     ctx: Lowering,
     predicate: str,
     then: Callable[[Lowering], Tensors],

@@ -18,9 +18,10 @@ import numpy as np
 
 from ....ir.graph import Node, Value
 from ....ir.ops.shape import dilated
-from ....ir.types import Dim, Shape, f64
+from ....ir.types import Dim, Shape, boolean, f64
 from ..lowering import Lowering, Order, Tensor, lowering, plain
 from ..window import INT_MIN, Ints, Padding, dilate, fit
+from .control import branches
 from .conv_taps import conv_by_taps, input_grad_by_taps, kernel_grad_by_taps
 
 
@@ -212,13 +213,26 @@ def _rotated(ctx: Lowering, incoming: str, w: Value, g: Geometry) -> str:
 
 @lowering("conv_kernel_grad")
 def _kernel_grad(ctx: Lowering, node: Node) -> Tensor:
-    (x, dy), out, e = node.inputs, node.output, ctx.e
+    (x, dy), out = node.inputs, node.output
     if _is_sum_of_nothing(node):
         return _zeros(ctx, node)
     g = Geometry.of(node, x.shape, out.shape, dy.shape)
     if x.dtype == f64:
         return kernel_grad_by_taps(ctx, node, g)
-    n = g.rank
+    if g.groups == 1 or not isinstance(x.shape[0], Dim):
+        return _kernel_grad_by_conv(ctx, node, g)
+    # ONNX Runtime 1.31 never returns from a Conv of several groups without channels.
+    some = ctx.e.op("Greater", ctx.size(x.shape[0]), ctx.e.ints(0), dtype=boolean)
+    (found,) = branches(
+        ctx, ctx.e.squeeze(some, [0]),
+        lambda inner: (_kernel_grad_by_conv(inner, node, g),),
+        lambda inner, _: (_zeros(inner, node),),
+    )  # fmt: skip
+    return found
+
+
+def _kernel_grad_by_conv(ctx: Lowering, node: Node, g: Geometry) -> Tensor:
+    (x, dy), out, e, n = node.inputs, node.output, ctx.e, g.rank
     image, ends = _reached(ctx, _spread(ctx, x, g), g)
     highs = [max(end, 0) for end in ends]
     lows = [lo for lo, _ in g.padding]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ....ir.graph import Node, Value
 from ....ir.sugar import full
-from ....ir.types import TensorType, i32, i64, size_of, u32
+from ....ir.types import Dim, TensorType, i32, i64, size_of, u8, u32
 from ..loops import scan
 from ..lowering import Lowering, Tensor, compose, lowering
 
@@ -26,7 +28,18 @@ def _reduce(ctx: Lowering, node: Node) -> Tensor:
         return _wrapping_sum(ctx, x, axes, out.type)
     if x.dtype.is_integer and node.op.name == "reduce_prod":
         return compose(ctx, node, _product)[0]
+    if x.dtype.is_bool and any(isinstance(x.shape[a], Dim) for a in axes):
+        return _logic(ctx, node)
     return reduced(ctx, ctx[x], axes, out.type, _OPS[node.op.name])
+
+
+def _logic(ctx: Lowering, node: Node) -> Tensor:
+    """As numbers: with no element at all, ONNX Runtime refuses to reduce truth values."""
+    t, out = ctx[node.inputs[0]], node.output
+    numbers = replace(t, name=ctx.e.cast(t.name, u8), type=t.type.with_dtype(u8))
+    wide = out.type.with_dtype(u8)
+    found = reduced(ctx, numbers, node.attrs["axes"], wide, _OPS[node.op.name])
+    return replace(found, name=ctx.e.cast(found.name, out.dtype), type=out.type)
 
 
 def _is_small(ctx: Lowering, x: Value, axes: tuple[int, ...]) -> bool:

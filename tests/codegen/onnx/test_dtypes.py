@@ -182,16 +182,24 @@ def test_every_op_on_every_dtype(dtype):
     assert not [wrong for chunk in in_chunks(found) for wrong in wrong_results(chunk)]
 
 
+def is_defined(op: Op, case: Case) -> bool:
+    """Whether the type rule takes the sample with sizes for the symbols."""
+    types = tuple(t.substitute(conformance.SIZES) for t in case.types)
+    return is_allowed(op, types, {k: conformance.bound(v) for k, v in case.attrs.items()})
+
+
 def test_one_model_serves_all_sizes_of_every_op(monkeypatch):
-    """Each sample with a symbol, in models that stay symbolic, at several sizes."""
+    """Each sample with a symbol, in models that stay symbolic, at several sizes, 0 included."""
     cases = [
         (op, case) for op in REGISTRY.values() for case in op.samples
         if any(t.symbols for t in case.types) and not isinstance(op.onnx, Reason)
     ]  # fmt: skip
+    monkeypatch.setitem(conformance.SIZES, "N", 0)
+    cases = [(op, case) for op, case in cases if is_defined(op, case)]
     assert len(cases) > 80
     for start in range(0, len(cases), CHUNK):
         session = None
-        for size in (3, 1, 6):
+        for size in (3, 1, 6, 0):
             monkeypatch.setitem(conformance.SIZES, "N", size)
             chunk = [
                 Variant(op, case.types, dict(case.attrs), conformance.draw(op, case))
