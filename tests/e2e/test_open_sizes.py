@@ -27,6 +27,7 @@ def weights(*shape: int) -> np.ndarray:
 
 
 TABLE, W3, W2D, WT = weights(7, 4), weights(3, 4, 5), weights(3, 3, 3, 4), weights(2, 4, 4)
+GROUPED, DEPTHWISE = weights(3, 2, 6), weights(3, 4, 1)
 
 
 def attend(q: Any, k: Any) -> Any:
@@ -82,6 +83,9 @@ CASES: dict[str, tuple[Any, Any]] = {
     "conv dilated": (SEQUENCE, lambda x: ops.conv(x, W3, padding="same", dilation_rate=2)),
     "conv strided": (SEQUENCE, lambda x: ops.conv(x, W3, strides=2, padding="valid")),
     "conv strided same": (SEQUENCE, lambda x: ops.conv(x, W3, strides=2, padding="same")),
+    "groups": (SEQUENCE, lambda x: ops.conv(x, GROUPED * ops.mean(x), strides=2)),
+    "depthwise": (SEQUENCE, lambda x: ops.depthwise_conv(
+        x, DEPTHWISE * ops.mean(x), strides=2, padding="same")),
     "conv of kernel": (SEQUENCE, lambda x: ops.conv(x, ops.tanh(W3 * ops.mean(x)), strides=3)),
     "max_pool": (SEQUENCE, lambda x: ops.max_pool(x, 2, 2)),
     "max_pool same": (SEQUENCE, lambda x: ops.max_pool(x, 3, 2, padding="same")),
@@ -143,6 +147,30 @@ def test_one_program_serves_every_size(name):
             np.testing.assert_allclose(again, want, rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(found, want, rtol=2e-4, atol=2e-4)
     assert len(compiled._programs) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conv of kernel",
+        "groups",
+        "depthwise",
+        "conv_transpose",
+        "max_pool same",
+        "average_pool same",
+    ],
+)
+def test_windows_in_f64_take_a_way_of_their_own(name):
+    _, function = CASES[name]
+    specs = [(SEQUENCE[0][0], "float64")]
+    both = program(function, specs)
+    compiled = hf.compile(both, specs, backend="onnx")
+    for sizes in SIZES:
+        (x,) = draw(specs, sizes)
+        x = x.astype(np.float64)
+        for found, want in zip(flat(compiled(x)), flat(both(x)), strict=True):
+            assert found.dtype == np.float64
+            np.testing.assert_allclose(found, want, rtol=1e-9, atol=1e-9)
 
 
 def test_native_code_is_made_for_each_size():
