@@ -5,6 +5,8 @@ from __future__ import annotations
 import conformance
 import numpy as np
 import pytest
+from random_graphs import random_arrays
+from random_regions import random_regions
 
 from hornfels.ir import REGISTRY, Builder, Graph, evaluate, parse, verify
 from hornfels.ir.batching import batch
@@ -142,3 +144,13 @@ def test_each_example_selects_its_branch():
 
 def test_a_branch_that_may_not_end_runs_only_where_it_is_chosen():
     assert ops_of(ENDLESS, [True, True]) == ["scan"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_programs(seed: int) -> None:
+    graph = random_regions(seed, nodes=8)
+    outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
+    graph = Graph.make(graph.name, graph.parameters, (), outputs)
+    rng = np.random.default_rng(seed)
+    arrays = [[random_arrays(graph, k)[v.name] for v in graph.inputs] for k in range(SIZE)]
+    both(graph, [bool(rng.random() < 0.7) for _ in graph.inputs], arrays)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from random_graphs import assert_same, random_arrays
+from random_regions import random_regions
 
 from hornfels.ir import Builder, Graph, Node, evaluate, gradients, parse, verify
 from hornfels.ir.autodiff import jvp
@@ -419,3 +420,20 @@ def test_no_more_rewrites_than_the_limit_allows():
             arrays = random_arrays(graph, seed=2)
             assert_same(evaluate(after, arrays), evaluate(graph, arrays), rtol=1e-5, atol=1e-5)
     assert counts == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_programs_and_their_gradients_keep_their_numbers(seed):
+    graph = random_regions(seed)
+    floats = [v for v in graph.inputs if v.dtype.is_float]
+    loops = "while" in str(graph)  # which have no gradient
+    with Builder("grad"):
+        outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
+        loss = sum((unary("sin", v).sum() for v in outputs.values() if v.dtype.is_float), 0.0)
+        grads = [] if loops else gradients(loss, floats)
+        outputs |= {f"g{i}": g for i, g in enumerate(grads) if g is not None}
+        whole = Graph.make("whole", graph.inputs, graph.state, outputs, graph.updates)
+    with settings(contracts=True):
+        after = optimize(whole)
+    arrays = random_arrays(whole, seed)
+    assert_same(evaluate(after, arrays), evaluate(whole, arrays), rtol=1e-6, atol=1e-8)
