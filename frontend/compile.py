@@ -7,8 +7,6 @@ from typing import Any
 
 from .function import PythonFunction
 
-BACKENDS = ("tvm", "onnx", "eager")
-
 
 def compile(
     model: Any = None,
@@ -63,8 +61,8 @@ def compile(
     ... def normalize(x):
     ...     return x / ops.sqrt(ops.sum(x * x, axis=1, keepdims=True))
     """
-    if isinstance(specs, str) and specs in BACKENDS and backend is None:
-        specs, backend = None, specs  # compile(model, "onnx")
+    if isinstance(specs, str):
+        specs, backend = None, backend or specs  # compile(model, "onnx")
     if model is None:
         return _decorator(specs, backend, target, static)
     from ..runtime.function import CompiledFunction
