@@ -422,8 +422,8 @@ def test_no_more_rewrites_than_the_limit_allows():
     assert counts == [0, 1, 2]
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_random_programs_and_their_gradients_keep_their_numbers(seed):
+@pytest.mark.parametrize("seed", range(16))
+def test_random_programs_and_their_derivatives_keep_their_numbers(seed):
     graph = random_regions(seed)
     floats = [v for v in graph.inputs if v.dtype.is_float]
     loops = "while" in str(graph)  # which have no gradient
@@ -432,6 +432,8 @@ def test_random_programs_and_their_gradients_keep_their_numbers(seed):
         loss = sum((unary("sin", v).sum() for v in outputs.values() if v.dtype.is_float), 0.0)
         grads = [] if loops else gradients(loss, floats)
         outputs |= {f"g{i}": g for i, g in enumerate(grads) if g is not None}
+        tangents = jvp(graph.outputs, floats, floats)
+        outputs |= {f"t{i}": t for i, t in enumerate(tangents) if t is not None}
         whole = Graph.make("whole", graph.inputs, graph.state, outputs, graph.updates)
     with settings(contracts=True):
         after = optimize(whole)
