@@ -109,20 +109,16 @@ class _Scatter:
 
     def _update(self, outer: Index, k: Index, first: Index, width: int) -> None:
         """The update number k of some lines."""
-        lines, updates = self.lines, Lines(self.lines.outer, self.count, self.lines.inner)
+        updates = Lines(self.lines.outer, self.count, self.lines.inner)
         base = updates.at(outer, k, first)
-        if not self.along:
-            at = ix.delinearize(k, self.indices.shape)
-            picked = self.evaluator.element(self.indices, at)
-            row, inside = self._place(picked)
-            place = lines.at(outer, row, first)
-            write = lambda j: self._write(place + j, base + j, inside)  # noqa: E731
-        else:
 
-            def write(j: Index) -> None:
+        def write(j: Index) -> None:
+            if self.along:
                 picked = self.evaluator.flat_element(self.indices, base + j)
-                row, inside = self._place(picked)
-                self._write(lines.at(outer, row, first + j), base + j, inside)
+            else:
+                picked = self.evaluator.element(self.indices, ix.delinearize(k, self.indices.shape))
+            row, inside = self._place(picked)
+            self._write(self.lines.at(outer, row, first + j), base + j, inside)
 
         self.nest.strips(width, self.lanes, write)
 

@@ -35,6 +35,11 @@ def test_type_is_numpys(variant: Variant) -> None:
 
 
 @pytest.mark.parametrize("variant", ALL)
+def test_text(variant: Variant) -> None:
+    conformance.check_text(variant.op, variant.case)
+
+
+@pytest.mark.parametrize("variant", ALL)
 def test_values_are_those_of_the_widest_dtype(variant: Variant) -> None:
     dtypes.check_against_widest(variant)
 
