@@ -124,7 +124,7 @@ def numpy_operator(ufunc: Any, method: str, inputs: Any, options: Any) -> Value:
     """Python's operator between an array and a Value, which NumPy is asked for first."""
     function = _NUMPY_OPERATORS.get(ufunc)
     if function is None or method != "__call__" or options or len(inputs) != 2:
-        traced = next(x for x in inputs if hasattr(x, "dtype") and not isinstance(x, np.ndarray))
+        traced = next(x for x in inputs if hasattr(x, "is_constant"))
         raise _unknown(traced, f"numpy.{ufunc.__name__}", "use hornfels.ops in place of NumPy's "
                                                           "functions")  # fmt: skip
     result: Value = function(value(inputs[0]), inputs[1])
