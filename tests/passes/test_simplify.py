@@ -3,59 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
-from random_graphs import assert_same, random_arrays
+from rule_goldens import BY_NAME, GOLDEN, check_equal, read
 
-from hornfels.ir import evaluate, parse, verify
+from hornfels.ir import parse, verify
 from hornfels.ir.op import get
 from hornfels.ir.rewrite import Rule, explain
 from hornfels.ir.types import as_dtype
 from hornfels.passes.rules import algebra
-from hornfels.passes.simplify import RULES, Simplify
-
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "simplify"
-BY_NAME = {rule.name: rule for rule in RULES}
-
-
-@dataclasses.dataclass(frozen=True)
-class Golden:
-    """`before --- after === # why not, and a program that stays`."""
-
-    before: str
-    after: str
-    reason: str
-    stays: str
-
-
-def read(name: str) -> Golden:
-    fires, stays = (GOLDEN / f"{name}.ir").read_text().split("\n===\n")
-    before, after = fires.split("\n---\n")
-    reason, _, program = stays.partition("\n")
-    return Golden(before.strip(), after.strip(), reason.removeprefix("# "), program.strip())
-
-
-def arrays_for(graph):
-    """Random numbers, and where the type allows a row of the awkward ones."""
-    arrays = random_arrays(graph.specialize({"N": 5}), seed=3)
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and array.size >= 4 and graph.named(name).ndim == 2:
-            awkward = [np.inf, -np.inf, 0.0, np.nan]
-            array.reshape(-1)[:4] = awkward
-    return arrays
-
-
-def check_equal(before, after) -> None:
-    """Equal numbers; a sum of products that becomes a product adds up in another order."""
-    arrays = arrays_for(before)
-    reordered = any(n.op.name == "matmul" for n in after.nodes) and not any(
-        n.op.name == "matmul" for n in before.nodes
-    )
-    atol = 1e-6 if reordered else 0
-    with np.errstate(all="ignore"):
-        assert_same(evaluate(after, arrays), evaluate(before, arrays), rtol=1e-6, atol=atol)
+from hornfels.passes.simplify import Simplify
 
 
 def test_every_rule_has_a_golden_file_and_no_file_is_left_over():
