@@ -219,10 +219,14 @@ def divide(x: Any, y: Any) -> Value:
 
 
 def floor_divide(x: Any, y: Any) -> Value:
-    """Division rounded down."""
+    """Division rounded down; of floats by their remainder, for the quotient is rounded before."""
     x, y = common(x, y)
     if x.dtype.is_float:
-        return unary("floor", binary("div", x, y))
+        size = binary("remainder", unary("abs", x), unary("abs", y))
+        rest = select(x < 0, -size, size)
+        below = binary("not_equal", rest < 0, y < 0) & binary("not_equal", rest, 0)
+        quotient = unary("round", select(below, (x - rest) / y - 1, (x - rest) / y))
+        return unary("stop_gradient", select(binary("equal", y, 0), x / y, quotient))
     return binary("div", binary("sub", x, binary("remainder", x, y)), y)
 
 
@@ -267,16 +271,18 @@ def zeros_like(x: Value) -> Value:
 
 def normalize_axis(name: str, axis: int, rank: int) -> int:
     """`axis` counted from the front."""
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+        raise ArgumentError(f"{name}: axis must be an integer, got {axis!r:.60}")
     if not -rank <= axis < rank:
         raise ShapeError(f"{name}: axis must be in [{-rank}, {rank}), got {axis}")
-    return axis % rank
+    return int(axis) % rank
 
 
 def normalize_axes(name: str, axis: Any, rank: int) -> tuple[int, ...]:
     """One axis, several or None (all) as a sorted tuple counted from the front."""
     if axis is None:
         return tuple(range(rank))
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = tuple(axis) if isinstance(axis, list | tuple | np.ndarray) else (axis,)
     found = sorted(normalize_axis(name, a, rank) for a in axes)
     if len(set(found)) != len(found):
         raise ShapeError(f"{name}: axes must differ, got {list(axes)}")

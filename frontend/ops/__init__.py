@@ -36,6 +36,7 @@ from . import sorting as _sorting
 from . import spatial as _spatial
 from . import special as _special
 from . import statistics as _statistics
+from . import vectorizing as _vectorizing
 from . import windows as _windows
 from .activation import *  # noqa: F403
 from .arithmetic import *  # noqa: F403
@@ -66,13 +67,14 @@ from .sorting import *  # noqa: F403
 from .spatial import *  # noqa: F403
 from .special import *  # noqa: F403
 from .statistics import *  # noqa: F403
+from .vectorizing import *  # noqa: F403
 from .windows import *  # noqa: F403
 
 _FAMILIES = (
     _activation, _arithmetic, _attention, _autodiff, _complex, _control, _convolution, _core,
     _creation, _crossentropy, _ctc, _diagonals, _einsum, _fourier, _indexing, _integers,
     _joining, _linalg, _nan, _normalization, _padding, _products, _reduce, _scatter, _shapes,
-    _sorting, _spatial, _special, _statistics, _windows,
+    _sorting, _spatial, _special, _statistics, _vectorizing, _windows,
 )  # fmt: skip
 
 __all__ = sorted({name for family in _FAMILIES for name in family.__all__})

@@ -85,7 +85,7 @@ def nanvar(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 def _variance(x: Value, axis: Any, keepdims: bool) -> Value:
     nan, wide = _nan(x), _wide(x)
-    centred = wide - _mean(wide, nan, axis, keepdims=True)
+    centred = sugar.select(nan, 0, wide - _mean(wide, nan, axis, keepdims=True))
     return _mean(centred * centred, nan, axis, keepdims)
 
 

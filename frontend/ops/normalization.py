@@ -89,7 +89,7 @@ def rms_normalization(
 
 @operation
 def normalize(x: Any, axis: int = -1, order: int = 2, epsilon: float | None = None) -> Any:
-    """`x` divided by its Euclidean (or order 1) norm along `axis`."""
+    """`x` divided by its norm of an order along `axis`, the Euclidean one by default."""
     x = floating(x)
     least = config.epsilon() if epsilon is None else epsilon
     if order == 2:
@@ -98,7 +98,11 @@ def normalize(x: Any, axis: int = -1, order: int = 2, epsilon: float | None = No
     if order == 1:
         total = sugar.reduce("reduce_sum", sugar.unary("abs", x), axis, keepdims=True)
         return x / sugar.binary("maximum", total, least)
-    raise ArgumentError(f"normalize: order must be 1 or 2, got {order!r}")
+    if not isinstance(order, int) or order < 1:
+        raise ArgumentError(f"normalize: order must be a positive int, got {order!r}")
+    powers = sugar.power(sugar.unary("abs", x), float(order))
+    total = sugar.reduce("reduce_sum", powers, axis, keepdims=True)
+    return x / sugar.binary("maximum", sugar.power(total, 1 / order), least)
 
 
 __all__ = [

@@ -250,6 +250,9 @@ from .statistics import (
     quantile,
     trapezoid,
 )
+from .vectorizing import (
+    vectorize,
+)
 from .windows import (
     bartlett,
     blackman,
@@ -285,5 +288,6 @@ __all__ = [
     "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "swapaxes",
     "take", "take_along_axis", "tan", "tanh", "tensordot", "tile", "trace", "transpose",
     "trapezoid", "tri", "tril", "triu", "true_divide", "trunc", "unique", "unravel_index",
-    "vander", "var", "vdot", "view", "vsplit", "vstack", "where", "zeros", "zeros_like",
+    "vander", "var", "vdot", "vectorize", "view", "vsplit", "vstack", "where", "zeros",
+    "zeros_like",
 ]  # fmt: skip

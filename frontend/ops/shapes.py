@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ...ir import sugar
+from ...ir.builder import constant
 from ...ir.errors import ArgumentError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
-from ...ir.types import Dim
+from ...ir.types import Dim, i32
 from ..operation import operation
 from .core import sizes, tensor
 
@@ -104,17 +105,28 @@ def flip(x: Any, axis: Axes = None) -> Any:
 
 
 @operation
-def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
-    """Every element `repeats` times in a row."""
+def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
+    """Every element `repeats` times in a row.
+
+    Parameters
+    ----------
+    repeats : int or sequence of int
+        One for each element along `axis`; their numbers must be known, for they decide about
+        the shape.
+    axis : int, optional
+        None repeats the elements of the flat tensor.
+    """
     x = tensor(x)
-    if not isinstance(repeats, int | np.integer):
-        raise ArgumentError(f"repeat: repeats must be an int, got {repeats!r}")
     x, axis = (sugar.reshape(x, (x.type.size,)), 0) if axis is None else (x, axis)
     axis = sugar.normalize_axis("repeat", axis, x.ndim)
-    shape = x.shape
+    times = sugar.concrete(tensor(repeats), "repeat: the number of repeats")
+    if times.ndim and times.size != 1:
+        positions = np.repeat(np.arange(int(x.shape[axis])), times)
+        return primitive("gather")(x, constant(positions, i32), axis=axis)
+    count, shape = int(times.reshape(())), x.shape
     x = sugar.reshape(x, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
-    x = sugar.broadcast_to(x, (*shape[: axis + 1], int(repeats), *shape[axis + 1 :]))
-    return sugar.reshape(x, (*shape[:axis], shape[axis] * int(repeats), *shape[axis + 1 :]))
+    x = sugar.broadcast_to(x, (*shape[: axis + 1], count, *shape[axis + 1 :]))
+    return sugar.reshape(x, (*shape[:axis], shape[axis] * count, *shape[axis + 1 :]))
 
 
 @operation
