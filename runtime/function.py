@@ -79,10 +79,12 @@ class Program:
     def sizes(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
         """The sizes of the open dimensions, read off the arguments, which must fit."""
         sizes: dict[str, int] = {}
-        for v in self.graph.inputs:
-            match_type(v.name, v.type, type_of(arrays[v.name]), sizes)
-        for v in self.graph.inputs:
-            wanted, found = v.type.substitute(sizes), type_of(arrays[v.name])
+        types = [type_of(arrays[v.name]) for v in self.graph.inputs]
+        for v, found in zip(self.graph.inputs, types, strict=True):
+            if v.type != found:
+                match_type(v.name, v.type, found, sizes)
+        for v, found in zip(self.graph.inputs, types, strict=True):
+            wanted = v.type if v.type == found else v.type.substitute(sizes)
             if wanted != found:
                 raise ShapeError(f"{v.name} must be {_shown(v.type, wanted)}, got {found}")
         return sizes

@@ -194,6 +194,32 @@ def test_a_graph_with_a_gradient_has_open_sizes():
         same(compiled(x), 1 - np.tanh(x) ** 2)
 
 
+def test_a_layer_that_differentiates_is_called_in_every_way():
+    class Energy(hf.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, x):
+            def energy(x):
+                self.calls.assign_add(1.0)
+                return ops.sum(ops.exp(-x * x))
+
+            value, gradient = hf.value_and_grad(energy)(x)
+            y, pullback = hf.vjp(ops.sin, x)
+            return gradient * value + pullback(ops.ones_like(y))[0]
+
+    layer, x = Energy(), X[None]
+    expected = -2 * x * np.exp(-x * x) * np.exp(-x * x).sum() + np.cos(x)
+    inputs = hf.Input((3,))
+    model = hf.Model(inputs, layer(inputs))
+    model.compile(backend="eager")
+    assert float(layer.calls.numpy()) == 0  # finding out shapes runs nothing
+    for call in (layer, hf.compile(layer, backend="eager"), model, model.predict_on_batch):
+        same(call(x), expected)
+    assert float(layer.calls.numpy()) == 4
+
+
 # --- gradients of one's own ------------------------------------------------------------------
 
 
