@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import DTypeError, OpenSizeError, ShapeError
+from .errors import ArgumentError, DTypeError, OpenSizeError, ShapeError
 from .types import (
     Dim,
     DType,
