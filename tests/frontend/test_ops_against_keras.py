@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 from op_cases import CASES
-from op_cases.run import Keras, eager, traced
+from op_cases.run import Keras, arrays_of, call, eager, flat, traced
 
+import hornfels
+from hornfels.frontend.keras_tensor import KerasTensor
 from hornfels.ir import evaluate
+from hornfels.runtime.tvm_backend import TvmBackend
 
 KERAS = Keras(CASES)
 PARAMETERS = [pytest.param(c, id=c.label) for c in CASES]

@@ -15,6 +15,7 @@ import hornfels
 from hornfels.frontend.trace import Trace
 from hornfels.ir import Graph, sugar
 from hornfels.ir.autodiff import gradients
+from hornfels.ir.builder import suspended
 from hornfels.ir.graph import Value
 from hornfels.ir.types import type_of
 
@@ -150,9 +151,9 @@ def traced(cases: Sequence[Case], with_gradients: bool) -> tuple[Graph, dict[str
                 inputs.append(trace.input(f"{number}/x{i}", type_of(a)))
             found = [sugar.value(y) for y in call(hornfels.ops, case, inputs)]
             outputs |= {f"{number}/y{i}": y for i, y in enumerate(found)}
-            wrt = [inputs[i] for i in differentiable(case)]
+            wrt = [inputs[i] for i in differentiable(case)] if with_gradients else []
             inexact = [y for y in found if y.dtype.is_float]
-            if with_gradients and wrt and inexact:
+            if wrt and inexact:
                 total = sum((y * weights(y.shape)).sum() for y in inexact)
                 slopes = gradients(total, wrt)
                 slopes = [sugar.zeros_like(w) if g is None else g
@@ -164,5 +165,6 @@ def traced(cases: Sequence[Case], with_gradients: bool) -> tuple[Graph, dict[str
 
 
 def eager(case: Case) -> list[Any]:
-    """The results, computed at once."""
-    return call(hornfels.ops, case, arrays_of(case))
+    """The results, computed at once, in a trace too."""
+    with suspended():
+        return call(hornfels.ops, case, arrays_of(case))
