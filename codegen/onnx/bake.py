@@ -87,7 +87,7 @@ def _array(v: Value) -> np.ndarray | None:
     return None if number is None else np.full([int(d) for d in v.shape], number)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Affine:
     """A convolution or product by a constant kernel, plus a bias: `root(x, kernel) + bias`."""
 
@@ -152,7 +152,7 @@ def _extend(graph: Graph, node: Node, known: dict[Value, _Affine]) -> Sequence[V
         numbers = _by_channel(node.inputs[1 - i])
         if before is None or numbers is None or (name == "div" and i == 1):
             continue
-        if graph.users[y] != (node,) or y in graph.results:
+        if graph.users[y] != (node,) or is_among(y, graph.results):
             continue
         after = _combined(before, name, numbers, flipped=i == 1)
         known[node.output] = after

@@ -101,7 +101,7 @@ def pointwise(*names: str) -> Callable[[Callable[..., str]], Callable[..., str]]
 
     def register(function: Callable[..., str]) -> Callable[..., str]:
         def lowered(ctx: Lowering, node: Node) -> Tensor:
-            operands = [ctx[v] for v in node.inputs]
+            operands = ctx.operands(node)
             return ctx.pointwise(lambda *xs: function(ctx.e, *xs, node), operands, node.output.type)
 
         lowering(*names)(lowered)
@@ -225,9 +225,40 @@ class Lowering:
         operator, out = str(node.op.onnx), node.output
         return self.pointwise(
             lambda *xs: self.e.op(operator, *xs, dtype=out.dtype, **node.attrs),
-            [self[v] for v in node.inputs],
+            self.operands(node),
             out.type,
         )
+
+    def operands(self, node: Node) -> list[Tensor]:
+        """The operands of an elementwise node; factors that f32 would round are made vectors.
+
+        ONNX Runtime 1.31 makes a constant number by which a MatMul is multiplied an attribute of
+        it, which is f32, also for f64 (MatMulScaleFusion; found by the fuzzer).
+        """
+        found = [self[v] for v in node.inputs]
+        if node.op.name not in ("mul", "div") or node.output.dtype != f64:
+            return found
+        return [self._spread(t) if self._is_rounded(t) else t for t in found]
+
+    def _is_rounded(self, t: Tensor) -> bool:
+        """Whether it is a constant number that is none in f32."""
+        array = self.e.arrays.get(t.name)
+        if array is None or array.size != 1:
+            return False
+        with np.errstate(over="ignore"):
+            return bool((array.astype(np.float32) != array).all())
+
+    def _spread(self, t: Tensor) -> Tensor:
+        """A constant number along the last axis that has several elements."""
+        axis = next((a for a in reversed(range(t.type.ndim)) if t.type.shape[a] != 1), None)
+        if axis is None:
+            return t
+        size, number = t.type.shape[axis], self.e.arrays[t.name].reshape(1)
+        if isinstance(size, int):
+            name = self.e.const(np.repeat(number, size))
+        else:
+            name = self.e.op("Expand", self.e.const(number), self.size(size))
+        return Tensor(name, t.type, (axis,), (size,))
 
     # --- sizes -------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ def _made_by(value: Value, *ops: str) -> Node | None:
 
 def _only_user(ctx: Lowering, value: Value, node: Node) -> bool:
     """Whether nothing else reads `value`, so that it need not exist."""
-    return ctx.graph.users[value] == (node,) and value not in ctx.graph.results
+    return ctx.graph.users[value] == (node,) and not is_among(value, ctx.graph.results)
 
 
 def _behind(value: Value, *ops: str) -> Value:
@@ -75,7 +75,7 @@ def softmax(ctx: Lowering, node: Node) -> Tensor | None:
     exp, sum_ = _made_by(e, "exp"), _made_by(_behind(total, *_VIEWS), "reduce_sum")
     if exp is None or sum_ is None or sum_.inputs[0] is not e:
         return None
-    if set(ctx.graph.users[e]) != {node, sum_} or e in ctx.graph.results:
+    if set(ctx.graph.users[e]) != {node, sum_} or is_among(e, ctx.graph.results):
         return None
     return _normalized(ctx, exp.inputs[0], sum_, total, "Softmax", node.output)
 

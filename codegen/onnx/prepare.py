@@ -32,7 +32,7 @@ class _Match:
         """The match at a relu, if there is one."""
         y = relu.output
         readers = {node.op.name: node for node in graph.users.get(y, ())}
-        if y in graph.results or len(graph.users.get(y, ())) != 3:
+        if is_among(y, graph.results) or len(graph.users.get(y, ())) != 3:
             return None
         if readers.keys() != {"max_pool", "max_pool_grad", "greater"}:
             return None
@@ -53,7 +53,7 @@ class _Match:
             and mask.inputs[0] is y
             and number_of(mask.inputs[1]) == 0
             and self.gate.op.name == "select"
-            and self.gate.inputs[:2] == (mask.output, self.grad.output)
+            and same(self.gate.inputs[:2], (mask.output, self.grad.output))
             and number_of(self.gate.inputs[2]) == 0
         )
 

@@ -358,3 +358,19 @@ def test_products_of_nothing_are_zero(dtype):
     found = run_graph(graph, arrays)
     assert not found["product"].any()
     assert (found["more"] == 1).all()
+
+
+@pytest.mark.parametrize("name", ["mul", "div"])
+def test_factors_of_products_in_f64_are_not_rounded(name):
+    """ONNX Runtime makes them attributes of the MatMul, which are f32 (found by the fuzzer)."""
+    with Builder("scaled") as b:
+        x, y = b.input("x", f64(N, 3)), b.input("y", f64(3, 5))
+        by = constant(1 / 24, f64)
+        before = get(name)(x, by.broadcast_to(x.shape)) @ y
+        after = get(name)(x @ y, by.broadcast_to((N, 5)))
+        graph = b.finish({"before": before, "after": after})
+    rng = np.random.default_rng(0)
+    arrays = {"x": rng.normal(size=(4, 3)), "y": rng.normal(size=(3, 5))}
+    expected = evaluate(graph, arrays).outputs
+    for key, array in run_graph(graph, arrays).items():
+        np.testing.assert_allclose(array, expected[key], 1e-14, 1e-14)
