@@ -94,19 +94,19 @@ def operation(body: Function) -> Function:
             return evaluate_eagerly(body, args, kwargs)
         try:
             return body(*args, **kwargs)
-        except OpenSizeError as error:
-            raise _named(error, body.__name__, builder) from None
+        except HornfelsError as error:
+            _locate(error, body.__name__, builder)
+            raise
 
     return call  # type: ignore[return-value]
 
 
-def _named(error: OpenSizeError, name: str, builder: Builder) -> OpenSizeError:
-    """The error with the name of the operation, and where in the program it is called."""
+def _locate(error: HornfelsError, name: str, builder: Builder) -> None:
+    """Note where in the program the operation is called, and its name where a size is open."""
+    if isinstance(error, OpenSizeError) and not re.match(r"\w+: ", error.message):
+        error.message = f"{name}: {error.message}"
     if not error.where:
-        if not re.match(r"\w+: ", error.message):
-            error.message = f"{name}: {error.message}"
         error.at(builder.here().where)
-    return error
 
 
 def evaluate_eagerly(

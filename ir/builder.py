@@ -153,6 +153,12 @@ def current() -> Builder | None:
     return _current.get()
 
 
+def where() -> str:
+    """The layer and the user's line that an error made now arises at; empty outside any builder."""
+    builder = _current.get()
+    return builder.here().where if builder else ""
+
+
 @contextmanager
 def suspended() -> Iterator[None]:
     """Inside, no builder is current: operations evaluate at once and return arrays."""

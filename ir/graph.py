@@ -7,6 +7,7 @@ nodes run, which values come out, and which state they update.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -190,7 +191,7 @@ class Value:
     def __iter__(self) -> Iterator[Value]:
         """The values along the first axis; without this, Python would index without an end."""
         if not self.shape or isinstance(self.shape[0], Dim):
-            raise ShapeError(f"iteration needs a first axis of fixed size, got {self.type}")
+            raise sugar.not_iterable(self)
         return (self[i] for i in range(self.shape[0]))
 
     def astype(self, dtype: Any) -> Value:
@@ -256,6 +257,16 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.op.name} -> {', '.join(str(v.type) for v in self.outputs)}>"
+
+
+def same(some: Sequence[Value], others: Sequence[Value]) -> bool:
+    """Whether both hold the very same values in the same order; `==` would compare elements."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
+def is_among(value: Value, values: Iterable[Value]) -> bool:
+    """Whether `value` itself is one of them; `in` would compare elements, but in sets and dicts."""
+    return any(value is v for v in values)
 
 
 def freeze(attribute: Any) -> Any:
@@ -381,7 +392,7 @@ class Graph:
                 inputs = tuple(replaced.get(v, v) for v in node.inputs)
                 with builder.at(node.source):
                     outputs = visit(node, inputs)
-                    if outputs is None and inputs != node.inputs:
+                    if outputs is None and not same(inputs, node.inputs):
                         outputs = builder.emit(node.op, inputs, node.attrs)
                 if outputs is not None:
                     replaced.update(zip(node.outputs, outputs, strict=True))

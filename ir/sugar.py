@@ -132,13 +132,23 @@ def numpy_operator(ufunc: Any, method: str, inputs: Any, options: Any) -> Value:
 
 
 def _unknown(x: Value, what: str, hint: str) -> DTypeError:
-    from .builder import current
+    from .builder import where
 
-    builder = current()
     return DTypeError(
         f"{what} of a traced tensor {x.type}: its numbers are not known while tracing",
-        where=builder.here().where if builder else "",
+        where=where(),
         hint=hint,
+    )
+
+
+def not_iterable(x: Value) -> OpenSizeError:
+    """The error of `for row in x`."""
+    from .builder import where
+
+    return OpenSizeError(
+        f"iteration needs a first axis of fixed size, got {x.type}",
+        where=where(),
+        hint="give that axis a size, or go along it with ops.scan or ops.map",
     )
 
 
@@ -430,7 +440,13 @@ def _open_slice_bounds(k: slice, size: Dim, x: Value) -> tuple[Size, Size, int, 
     if step == -1 and k.start is None and k.stop is None:
         return 0, size, -1, size
     if step < 0 or not isinstance(start, int | Dim) or not isinstance(stop, int | Dim):
-        raise OpenSizeError(f"indexing: {k} needs a fixed size, got {x.type}")
+        from .builder import where
+
+        raise OpenSizeError(
+            f"indexing: {k} needs a fixed size, got {x.type}",
+            where=where(),
+            hint="give that axis a size, or slice it forwards",
+        )
     start = size + start if isinstance(start, int) and start < 0 else start
     stop = size + stop if isinstance(stop, int) and stop < 0 else stop
     return start, stop, step, (stop - start + step - 1) // step

@@ -248,8 +248,11 @@ Shape = tuple[Size, ...]
 
 
 def _needs_fixed(dim: Dim, operation: str) -> ShapeError:
+    from .builder import where
+
     return OpenSizeError(
         f"dimension {dim} is symbolic and {operation} needs a fixed size",
+        where=where(),
         hint="give that dimension a size when the model or function is traced, or compute with "
              "ops.convert_to_tensor(size)",
     )  # fmt: skip

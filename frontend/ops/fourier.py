@@ -11,7 +11,7 @@ import numpy as np
 
 from ...ir import sugar
 from ...ir.builder import constant
-from ...ir.errors import ArgumentError, DTypeError, ShapeError
+from ...ir.errors import ArgumentError, DTypeError, OpenSizeError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
 from ...ir.types import f32, f64, i32
@@ -45,7 +45,10 @@ def _transform(x: Pair, *, inverse: bool = False) -> Pair:
 def _length(name: str, x: Value, axis: int = -1) -> int:
     size = x.shape[axis] if x.ndim >= -axis else None
     if not isinstance(size, int):
-        raise ShapeError(f"{name}: x must have a known size along axis {axis}, got {x.type}")
+        raise OpenSizeError(
+            f"{name}: x must have a fixed size along axis {axis}, got {x.type}",
+            hint="give that dimension a size when the model or function is traced",
+        )
     return size
 
 

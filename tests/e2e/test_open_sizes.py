@@ -269,13 +269,17 @@ def test_weights_need_sizes_and_say_so():
             lambda x: ops.max_pool(x, 1, 2, padding="same"),
             "max_pool: padding 'same' with strides 2",
         ),
+        (lambda x: ops.fft((x[:, :, 0], x[:, :, 1])), "fft: .* fixed size along axis"),
+        (lambda x: x[:, ::-2], "indexing: .* needs a fixed size"),
+        (lambda x: ops.stack([row for row in x]), "iteration needs a first axis of fixed size"),  # noqa: C416
         (lambda x: ops.conv(x, ops.transpose(x, (1, 2, 0))), "conv: .*dimension T is symbolic"),
     ],
 )
 def test_what_needs_a_fixed_size_is_named(function, message):
     with pytest.raises(OpenSizeError, match=message) as caught:
         hf.compile(function, SEQUENCE, backend="eager").graph()
-    assert "hint: give that dimension a size" in str(caught.value)
+    assert "in test_open_sizes.py:" in str(caught.value)
+    assert "hint: give that" in str(caught.value)
 
 
 def test_keys_of_dict_inputs_may_be_any_text():
