@@ -54,11 +54,15 @@ def symbolic(case, module):
 
 
 KERAS_TELLS_OTHERWISE = {
-    "argpartition", "array", "bincount", "ctc_decode", "get_item", "histogram", "meshgrid",
-    "nonzero", "rearrange", "shape", "size", "ndim", "unique", "where", "slice", "in_top_k",
-    "searchsorted", "segment_max", "segment_min", "segment_prod", "segment_sum",
+    # shapes or dtypes that are not those of what Keras computes
+    "adaptive_average_pool", "adaptive_max_pool", "corrcoef", "ctc_decode", "histogram",
+    "in_top_k", "multi_hot", "rot90-3x4-1", "searchsorted",
+    "categorical_crossentropy-3x4-3x4-axis=0", "conv-2x7x8x4-3x3x2x6-", "vstack--", "dstack--",
+    # no symbolic tensor, or no shape for one
+    "argpartition", "array", "get_item", "meshgrid", "ndim", "segment_max", "segment_min",
+    "segment_prod", "segment_sum", "shape", "size", "slice", "unique", "where",
 }  # fmt: skip
-"""Ops whose symbolic result in Keras is not what it computes, or that take no symbolic tensor."""
+"""Ops, or calls of them, whose symbolic results in Keras are not to be compared with."""
 
 SYMBOLIC = [c for c in CASES if c.traced and c.jit and arrays_of(c)]
 
@@ -70,7 +74,7 @@ def test_symbolic_tensors_have_the_shapes_and_dtypes_of_keras(case):
     assert [(tuple(y.shape), y.dtype) for y in found if isinstance(y, KerasTensor)] == [
         (np.shape(y), str(np.asarray(y).dtype)) for y in computed if not isinstance(y, int)
     ]
-    if case.name not in KERAS_TELLS_OTHERWISE:
+    if not {case.name, case.label} & KERAS_TELLS_OTHERWISE:
         wanted = symbolic(case, keras.ops)
         assert [tuple(y.shape) for y in found] == [tuple(y.shape) for y in wanted]
         assert [y.dtype for y in found] == [y.dtype for y in wanted]
