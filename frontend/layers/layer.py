@@ -323,6 +323,8 @@ class Layer(Operation):
         if not any(variable is v for v in known):
             group = self._trainable_variables if variable.trainable else None
             (self._non_trainable_variables if group is None else group).append(variable)
+            if not self.trainable:  # frozen before it had weights
+                variable.trainable = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Variable):

@@ -98,6 +98,24 @@ class Nest(layers.Layer):
         return self.rest[1]["deep"](x) * self.scale
 
 
+@pytest.mark.parametrize("when", ["constructed", "before it is built", "afterwards"])
+def test_frozen_weights_are_not_trained_whenever_the_layer_was_frozen(when):
+    frozen = layers.Dense(3, trainable=when != "constructed")
+    if when == "before it is built":
+        frozen.trainable = False
+    model = hornfels.Sequential([Input((4,)), frozen, layers.Dense(2)])
+    if when == "afterwards":
+        frozen.trainable = False
+    assert model.trainable_variables == model.layers[1].variables
+    model.compile("sgd", "mse", backend="eager")
+    before = frozen.get_weights()
+    model.train_on_batch(np.ones((5, 4), np.float32), np.ones((5, 2), np.float32))
+    for old, new in zip(before, frozen.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    frozen.trainable = True
+    assert len(model.trainable_variables) == 4
+
+
 def test_nested_layers_are_found_in_attributes_lists_and_dicts():
     hornfels.utils.clear_session()
     nest = Nest()
