@@ -105,10 +105,11 @@ def jvp(
         if tangent is not None:
             _require_type("jvp", "tangent", tangent, v)
             known[v] = tangent
+    given = set(wrt)
     nodes, _ = active_nodes(outputs, list(known))
     for node in nodes:
         for v, tangent in zip(node.outputs, _node_jvp(node, known), strict=True):
-            if tangent is not None and v not in wrt:
+            if tangent is not None and v not in given:
                 assert tangent.type == v.type, (node, v.type, tangent.type)
                 known[v] = tangent
     return [known.get(v) for v in outputs]
@@ -267,14 +268,31 @@ def _transposed_vjp(node: Node, tangents: Sequence[Value | None]) -> Sequence[Va
     """
     moved = {v for v, t in zip(node.inputs, tangents, strict=True) if t is not None}
     unknown = [Value(v.type, name="cotangent") if v.dtype.is_float else None for v in node.outputs]
-    with _builder().record() as nodes:
+    arguments = [u for u in unknown if u is not None]
+    with _builder().record() as made:
         shares = _shares(node, unknown, moved)
-    incoming: dict[Value, Value] = {}
-    for share, tangent in zip(shares, tangents, strict=True):
-        if share is None or tangent is None:
-            continue
-        if isinstance(share, Reason):
-            raise _no_gradient(node, share)
-        _accumulate(incoming, share, tangent)
-    _backward(tuple(nodes), [u for u in unknown if u is not None], incoming)
-    return [None if u is None else incoming.get(u) for u in unknown]
+        incoming: dict[Value, Value] = {}
+        for share, tangent in zip(shares, tangents, strict=True):
+            if share is None or tangent is None:
+                continue
+            if isinstance(share, Reason):
+                raise _no_gradient(node, share)
+            _accumulate(incoming, share, tangent)
+        _backward(tuple(made), arguments, incoming)
+    found = [None if u is None else incoming.get(u) for u in unknown]
+    if _computed_from(arguments, made).intersection(v for v in found if v is not None):
+        raise GradientError(
+            f"{node.op.name}: has no forward mode: its gradient is not linear in the cotangent",
+            where=node.source.where,
+            hint="differentiate backwards: grad or vjp, for second derivatives twice",
+        )
+    return found
+
+
+def _computed_from(values: Iterable[Value], nodes: Iterable[Node]) -> set[Value]:
+    """The values, and those that the nodes, which are in running order, compute from them."""
+    found = set(values)
+    for node in nodes:
+        if not found.isdisjoint(node.inputs):
+            found.update(node.outputs)
+    return found

@@ -334,11 +334,11 @@ def _value_and_grad(
     name: str, f: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool,
     args: Sequence[Any], kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, Any], Any]:  # fmt: skip
-    positions = [argnums] if isinstance(argnums, int) else list(argnums)
+    positions = list(argnums) if isinstance(argnums, list | tuple) else [argnums]
     for i in positions:
-        if not -len(args) <= i < len(args):
+        if not isinstance(i, int) or not -len(args) <= i < len(args):
             raise ArgumentError(f"{name}: argnums must name positional arguments, "
-                                f"got {i} for {len(args)} of them")  # fmt: skip
+                                f"got {i!r} for {len(args)} of them")  # fmt: skip
     positions = [i % len(args) for i in positions]
     args = list(args)
     for i in dict.fromkeys(positions):
@@ -354,7 +354,7 @@ def _value_and_grad(
     leaves = _values(wrt)
     found = autodiff.gradients(loss, leaves)
     grads = tuple(_refill(wrt, _or_zeros(found, leaves)))
-    return (loss, aux), grads[0] if isinstance(argnums, int) else grads
+    return (loss, aux), grads if isinstance(argnums, list | tuple) else grads[0]
 
 
 def _or_zeros(found: Sequence[Value | None], like: Sequence[Value]) -> list[Value]:

@@ -162,6 +162,8 @@ def test_a_layer_is_differentiated():
         (lambda: hf.grad(ops.sum, has_aux=True)(X), ArgumentError, "must return a pair"),
         (lambda: hf.vjp(ops.sin, hf.Input((3,))), ArgumentError, "got a symbolic tensor"),
         (lambda: hf.grad(lambda x: ops.sum(ops.argmax(x)))(X), GradientError, "scalar, got i32"),
+        (lambda: hf.grad(ops.sum, argnums="x")(X), ArgumentError, "got 'x' for 1 of them"),
+        (lambda: hf.grad(ops.sum, argnums=1.0)(X), ArgumentError, "got 1.0 for 1 of them"),
     ],
 )  # fmt: skip
 def test_refusals(call, error, message):
@@ -357,3 +359,20 @@ def test_stop_gradient():
     same(hf.grad(lambda x: ops.sum(x * ops.stop_gradient(x)))(X), X)
     _, tangent = hf.jvp(ops.stop_gradient, (X,), (V,))
     same(tangent, np.zeros(3))
+
+
+def test_a_gradient_that_clips_what_comes_back_has_no_forward_mode():
+    @hf.custom_gradient
+    def clipped(x):
+        return ops.sin(x), lambda upstream: ops.clip(upstream, -0.1, 0.1)
+
+    def loss(x):
+        return ops.sum(ops.square(clipped(x)))
+
+    with pytest.raises(GradientError, match="custom_gradient: has no forward mode: its gradient"):
+        hf.jvp(clipped, (X,), (V,))
+    with pytest.raises(GradientError, match="no forward mode"):
+        hf.hessian_vector_product(loss, (X,), (V,))
+    near = np.array([0.01, -1.0, 2.0], np.float32)  # of these, clip lets the first through
+    twice = hf.grad(lambda x: ops.sum(hf.grad(loss)(x) * V))(near)  # backwards, as the hint says
+    same(twice, np.array([0.1, 0, 0], np.float32))
