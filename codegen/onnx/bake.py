@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir.builder import constant, emit
-from ...ir.graph import Graph, Node, Value
+from ...ir.graph import Graph, Node, Value, is_among
 from ...ir.op import get
 from ...ir.rewrite import number_of
 

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from ...ir.graph import Node, Value
+from ...ir.graph import Node, Value, is_among
 from .emit import KERNELS
 from .lowering import Lowering, Tensor, pattern, plain
 from .ops.conv import convolution

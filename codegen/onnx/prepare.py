@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir.builder import emit
-from ...ir.graph import Graph, Node, Value
+from ...ir.graph import Graph, Node, Value, is_among, same
 from ...ir.op import get
 from ...ir.rewrite import number_of
 from ...ir.sugar import full, select
