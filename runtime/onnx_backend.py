@@ -19,7 +19,7 @@ from ..codegen.onnx.prepare import prepare
 from ..ir import Graph
 from ..ir.errors import ArgumentError, BackendError, ShapeError
 from ..ir.evaluate import match_type
-from ..ir.types import TensorType, as_dtype, type_of
+from ..ir.types import TensorType, as_dtype, f64, type_of
 
 try:
     import onnxruntime as ort
@@ -116,7 +116,7 @@ class Program:
     def __init__(self, graph: Graph, model: bytes, threads: int) -> None:
         self.graph = graph
         self._updated = tuple(old.name for old, _ in graph.updates)
-        self._session = _on_worker(_session, model, threads)
+        self._session = _on_worker(_session, model, threads, _inexact_fusions(graph))
         self._bindings: dict[tuple[int, ...], tuple[Any, tuple[Buffer, ...]]] = {}
 
     def run(
@@ -220,12 +220,21 @@ def _given(
     return Buffer(array)
 
 
-def _session(model: bytes, threads: int) -> Any:
+def _inexact_fusions(graph: Graph) -> list[str]:
+    """ONNX Runtime's optimizations that cost digits: a factor that it moves into a product of
+    f64 becomes an attribute, which is f32."""
+    is_double = any(v.dtype == f64 for n in graph.nodes for v in n.outputs)
+    return ["MatMulScaleFusion"] if is_double else []
+
+
+def _session(model: bytes, threads: int, disabled: list[str]) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # warnings are about the user's model, which is checked
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        model, options, ["CPUExecutionProvider"], disabled_optimizers=disabled
+    )
 
 
 def _cores() -> int:
