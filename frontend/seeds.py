@@ -42,7 +42,7 @@ from ..ir.settings import current_settings
 from ..ir.types import u32
 from . import naming
 from .operation import operation
-from .ops.core import tensor
+from .ops.core import sizes, tensor
 from .variable import Variable
 
 _WORDS = 1 << 32
@@ -191,7 +191,7 @@ def in_round(key: Value, number: Any) -> Value:
 
 def bits(key: Value, shape: Any) -> Value:
     """Random words of a key, u32."""
-    return _op("rng_bits")(key, shape=tuple(shape))
+    return _op("rng_bits")(key, shape=sizes(shape))
 
 
 @operation

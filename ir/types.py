@@ -412,6 +412,10 @@ class TensorType:
     dtype: DType
     shape: Shape
 
+    def __post_init__(self) -> None:
+        if any(isinstance(d, int) and d < 0 for d in self.shape):
+            raise ShapeError(f"sizes must not be negative, got {self}")
+
     @property
     def ndim(self) -> int:
         return len(self.shape)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
 
 from ...ir import sugar
 from ...ir.builder import constant
-from ...ir.errors import DTypeError, ShapeError
+from ...ir.errors import ArgumentError, DTypeError, HornfelsError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
 from ...ir.types import Dim, Size, as_dtype, boolean, i32, keras_name, u32
@@ -85,9 +86,15 @@ def countable(x: Value) -> Value:
 
 def sizes(shape: Any) -> tuple[Size, ...]:
     """A shape as users write it: an int, a sequence, an array."""
-    if isinstance(shape, int | Dim | np.integer):
-        shape = (shape,)
-    return tuple(d if isinstance(d, Dim) else int(d) for d in shape)
+    items = (shape,) if isinstance(shape, int | Dim | np.integer) else shape
+    try:
+        return tuple(d if isinstance(d, Dim) else operator.index(d) for d in items)
+    except TypeError as error:
+        if isinstance(error, HornfelsError):  # a traced tensor says itself what it is not
+            raise
+        raise ArgumentError(
+            f"a shape must be an integer or a sequence of integers, got {shape!r:.60}"
+        ) from None
 
 
 # --- public ----------------------------------------------------------------------------------

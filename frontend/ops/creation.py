@@ -14,6 +14,7 @@ from ...ir.op import get as primitive
 from ...ir.types import Dim, as_dtype, i32
 from .. import config
 from ..operation import operation
+from ..operators import is_number
 from .core import floats, sizes, tensor
 
 
@@ -61,6 +62,11 @@ def arange(start: Any, stop: Any = None, step: Any = None, dtype: Any = None) ->
     """`start, start + step, ...` up to and without `stop`; int32 if all three are ints."""
     start, stop = (0, start) if stop is None else (start, stop)
     step = 1 if step is None else step
+    for v in (start, stop, step):
+        if not is_number(v) and not isinstance(v, Dim) and tensor(v).ndim:
+            raise ShapeError(f"arange: start, stop and step must be scalars, got {tensor(v).type}")
+    if is_number(step) and step == 0:
+        raise ArgumentError("arange: step must not be 0")
     if dtype is None:
         whole = all(isinstance(v, int | np.integer | Dim) for v in (start, stop, step))
         dtype = i32 if whole else config.floatx()

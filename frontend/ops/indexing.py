@@ -191,6 +191,9 @@ def slice(inputs: Any, start_indices: Any, shape: Any) -> Any:
         x.shape[i] - int(starts[i]) if isinstance(d, int) and d == -1 else d
         for i, d in enumerate(sizes(shape))
     ]
+    for d, n in zip(wanted, x.shape, strict=True):
+        if isinstance(d, int) and isinstance(n, int) and not 0 <= d <= n:
+            raise ShapeError(f"slice: shape must fit into {x.type}, got {list(wanted)}")
     fixed = all(isinstance(s, int) for s in starts)
     if fixed and all(isinstance(d, int) for d in (*wanted, *x.shape)):
         begin = [min(max(int(s), 0), int(n) - int(d))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ...ir import sugar
-from ...ir.errors import ShapeError
+from ...ir.errors import ArgumentError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
 from ...ir.types import Size
@@ -16,12 +17,25 @@ from ..operation import operation
 from .core import operand, tensor
 
 
+def _tensors(name: str, xs: Any) -> list[Value]:
+    """The tensors of a sequence, or the slices of one tensor along its first axis."""
+    if isinstance(xs, Iterable) and not hasattr(xs, "shape"):
+        found = [tensor(x) for x in xs]
+    else:
+        whole = tensor(xs)
+        found = [whole[i] for i in range(int(whole.shape[0]))] if whole.ndim else []
+    if not found:
+        raise ArgumentError(f"{name}: there must be at least one tensor, got {xs!r:.60}")
+    return found
+
+
 @operation
 def concatenate(xs: Any, axis: int = 0) -> Any:
     """Tensors one after the other along `axis`."""
+    values = _tensors("concatenate", xs)
     if axis is None:
-        xs, axis = [sugar.reshape(tensor(x), (-1,)) for x in xs], 0
-    values = sugar.common(*(tensor(x) for x in xs))
+        values, axis = [sugar.reshape(x, (-1,)) for x in values], 0
+    values = sugar.common(*values)
     axis = sugar.normalize_axis("concatenate", axis, values[0].ndim)
     return values[0] if len(values) == 1 else primitive("concat")(*values, axis=axis)
 
@@ -29,7 +43,7 @@ def concatenate(xs: Any, axis: int = 0) -> Any:
 @operation
 def stack(x: Any, axis: int = 0) -> Any:
     """Tensors of one shape side by side along a new `axis`."""
-    values = sugar.common(*(tensor(item) for item in x))
+    values = sugar.common(*_tensors("stack", x))
     first = values[0]
     if any(v.shape != first.shape for v in values):
         listed = ", ".join(str(v.type) for v in values)
@@ -103,14 +117,14 @@ def _even_bounds(name: str, x: Value, parts: int, axis: int, equal: bool) -> lis
 @operation
 def vstack(xs: Any) -> Any:
     """Tensors one below the other."""
-    rows = [tensor(x) for x in xs]
+    rows = _tensors("vstack", xs)
     return _joined([sugar.reshape(x, (1, -1)) if x.ndim < 2 else x for x in rows], 0)
 
 
 @operation
 def hstack(xs: Any) -> Any:
     """Tensors next to each other: along axis 1, or 0 if they have one axis."""
-    columns = [tensor(x) for x in xs]
+    columns = _tensors("hstack", xs)
     columns = [sugar.reshape(x, (1,)) if x.ndim == 0 else x for x in columns]
     return _joined(columns, 0 if columns[0].ndim == 1 else 1)
 
@@ -119,8 +133,7 @@ def hstack(xs: Any) -> Any:
 def dstack(xs: Any) -> Any:
     """Tensors behind each other: along axis 2, with vectors as rows."""
     layers = []
-    for item in xs:
-        x = tensor(item)
+    for x in _tensors("dstack", xs):
         x = sugar.reshape(x, (1, -1)) if x.ndim < 2 else x
         layers.append(sugar.reshape(x, (*x.shape, 1)) if x.ndim == 2 else x)
     return _joined(layers, 2)

@@ -12,7 +12,7 @@ from ...ir.builder import constant
 from ...ir.errors import ArgumentError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
-from ...ir.types import Dim, i32
+from ...ir.types import i32
 from ..operation import operation
 from .core import sizes, tensor
 
@@ -23,7 +23,7 @@ Axes = int | Sequence[int] | None
 def reshape(x: Any, newshape: Any) -> Any:
     """The elements in row-major order in a new shape; one size may be -1."""
     x = tensor(x)
-    wanted = [newshape] if isinstance(newshape, int | Dim) else list(newshape)
+    wanted = list(newshape) if isinstance(newshape, list | tuple) else list(sizes(newshape))
     unknown = [i for i, d in enumerate(wanted) if d is None]
     for i in unknown:  # Keras reads None as the size of the operand, or as -1
         wanted[i] = x.shape[0] if i == 0 and len(unknown) == 1 and -1 in wanted else -1
@@ -101,7 +101,8 @@ def broadcast_to(x: Any, shape: Any) -> Any:
 def flip(x: Any, axis: Axes = None) -> Any:
     """The elements in reverse order along `axis`."""
     x = tensor(x)
-    return primitive("reverse")(x, axes=sugar.normalize_axes("flip", axis, x.ndim))
+    axes = sugar.normalize_axes("flip", axis, x.ndim)
+    return primitive("reverse")(x, axes=axes) if axes else x
 
 
 @operation

@@ -156,8 +156,33 @@ def test_float64_is_kept():
         (lambda: ops.einsum("ij,i", A), ArgumentError, "names 2 operands, got 1"),
         (lambda: ops.take_along_axis(A, ints(3, 2), axis=3), ShapeError, "axis must be in"),
         (lambda: ops.pad(A, ((1, 2),) * 3), ShapeError, "a pair for each of 2 axes"),
+        (lambda: ops.sum(A, axis="rows"), ArgumentError, "axis must be an integer, got 'rows'"),
+        (lambda: ops.sum(A, axis=1.0), ArgumentError, r"axis must be an integer, got 1\.0"),
+        (lambda: ops.argmax(A, axis=(0, 1)), ArgumentError, r"an integer, got \(0, 1\)"),
+        (lambda: ops.diff(A, axis=None), ArgumentError, "an integer, got None"),
+        (lambda: ops.slice(A, (0, 0), (5, 2)), ShapeError, r"shape must fit into .*got \[5, 2\]"),
+        (lambda: ops.slice(A, (0, 4), (1, -2)), ShapeError, r"got \[1, -2\]"),
+        (lambda: ops.zeros((2, -1)), ShapeError, r"not be negative, got f32\[2,-1\]"),
+        (lambda: ops.full((2, "a"), 1), ArgumentError, "a sequence of integers, got"),
+        (lambda: ops.reshape(A, 2.5), ArgumentError, r"a sequence of integers, got 2\.5"),
+        (lambda: hornfels.random.uniform((2, 2.5)), ArgumentError, "a sequence of integers, got"),
+        (lambda: hornfels.random.uniform((-1,)), ShapeError, "not be negative"),
+        (lambda: ops.arange(VECTOR), ShapeError, "start, stop and step must be scalars, got f32"),
+        (lambda: ops.arange(0, 3, 0), ArgumentError, "step must not be 0"),
+        (lambda: ops.stack([]), ArgumentError, r"at least one tensor, got \[\]"),
+        (lambda: ops.concatenate(3), ArgumentError, "at least one tensor, got 3"),
     ],
 )
 def test_bad_arguments_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_flip_along_no_axis_gives_what_it_got():
+    np.testing.assert_array_equal(ops.flip(A, axis=()), A)
+
+
+def test_tensors_are_joined_from_any_sequence_of_them():
+    rows = ops.stack(A)  # the rows of a tensor
+    np.testing.assert_array_equal(rows, A)
+    np.testing.assert_array_equal(ops.concatenate(x for x in (VECTOR, VECTOR)), [*VECTOR, *VECTOR])

@@ -131,6 +131,8 @@ def test_types_print_and_read_back():
     assert str(f32(N, 10)) == "f32[N,10]"
     with pytest.raises(ShapeError, match="not a tensor type"):
         parse_type("f31[2]")
+    with pytest.raises(ShapeError, match=r"sizes must not be negative, got f32\[2,-1\]"):
+        parse_type("f32[2,-1]")
 
 
 def test_dtypes_are_found_by_every_name():
