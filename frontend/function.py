@@ -18,6 +18,7 @@ from . import config, tree
 from .keras_tensor import KerasTensor, is_symbolic, symbolic_shape
 from .layers.input_spec import InputSpec
 from .operation import equal_by_axis
+from .operators import ArrayOperators
 from .ops.core import tensor
 from .trace import StateNames, Trace
 from .variable import Variable, as_array, changes
@@ -163,7 +164,7 @@ class PythonFunction:
                                         f"as in the specs, got {got!r:.60}")  # fmt: skip
                 for key in _keys(want):
                     match(f"{where}/{key}", want[key], got[key])
-            elif got is not want and got != want:
+            elif not _is_same_leaf(got, want):
                 raise ArgumentError(
                     f"{self.name}: argument {where} must be {want!r} as in the specs, got {got!r}"
                 )
@@ -286,6 +287,13 @@ def _visit(name: str, nest: Any, visit: Visit, taken: set[str]) -> Any:
 
 def _keys(nest: Any) -> list[Any]:
     return list(nest) if isinstance(nest, dict) else list(range(len(nest)))
+
+
+def _is_same_leaf(got: Any, want: Any) -> bool:
+    """Whether what is no tensor is as in the specs; of arrays and variables `==` is no truth."""
+    if any(isinstance(x, Value | ArrayOperators | np.ndarray) for x in (got, want)):
+        return got is want
+    return got is want or bool(got == want)
 
 
 def _kind(nest: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.builder import constant, current
-from ..ir.graph import Graph, Node, Value, outline
+from ..ir.graph import Graph, Node, Value, is_among, outline
 from ..ir.op import Op
 from ..ir.types import TensorType
 from . import tree
@@ -98,7 +98,7 @@ class RegionTrace(Trace):
             if isinstance(x, Variable):
                 borders[self._initial.get(x, Value(x.type))] = f"variable{i}"
             else:
-                borders[x] = x.name if x in self.inputs else f"outer{i}"
+                borders[x] = x.name if is_among(x, self.inputs) else f"outer{i}"
         return outline(self.name, borders, {f"r{i}": v for i, v in enumerate(results)})
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..ir import sugar
 from ..ir.autodiff import gradients
 from ..ir.errors import GradientError, HornfelsError
-from ..ir.graph import Graph, Value
+from ..ir.graph import Graph, Value, is_among
 from ..ir.op import REGISTRY, Op, Reason, get
 from ..ir.types import TensorType, f32, f64, i32, u32
 from . import positions, regions  # noqa: F401 - they register proposals
@@ -128,7 +128,7 @@ class _Growth:
         for v, g in zip(wrt, grads, strict=True):
             if g is None:
                 continue
-            if v in p.builder.state:
+            if is_among(v, p.builder.state):
                 updates += self.update(kind, v, g, rate, step)
             else:
                 outputs[f"grad/{v.name}"] = g

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..ir.builder import Builder, constant
-from ..ir.graph import Source, Value
+from ..ir.graph import Source, Value, is_among
 from ..ir.op import get
 from ..ir.sugar import full
 from ..ir.types import (
@@ -112,7 +112,7 @@ class Pool:
 
     def add(self, value: Value) -> Value:
         """Put a value into the pool."""
-        if value not in self.values:
+        if not is_among(value, self.values):
             self.values.append(value)
         return value
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..ir.builder import Builder, emit
 from ..ir.errors import HornfelsError
-from ..ir.graph import Graph, Node, Source, Value
+from ..ir.graph import Graph, Node, Source, Value, is_among
 from ..ir.op import get
 from ..ir.sugar import full
 from ..ir.text import parse
@@ -191,7 +191,7 @@ def _inner_results(graph: Graph) -> Iterator[Graph]:
     """A value in the middle as the only result."""
     for node in graph.nodes:
         for value in node.outputs:
-            if value not in graph.results:
+            if not is_among(value, graph.results):
                 yield _make(graph, {"y": value}, ())
 
 

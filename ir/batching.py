@@ -23,7 +23,7 @@ from .sugar import broadcast_to, reshape, select, transpose
 from .types import Size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batched:
     """A value, and whether it has one slice for each example along its first axis."""
 

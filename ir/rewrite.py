@@ -310,7 +310,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rewrite:
     """One change of a graph: by which rule, and the node that it took away."""
 
@@ -509,7 +509,7 @@ class Rewriter:
         return report.budget.is_spent or (self.limit is not None and fired >= self.limit)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Sweep:
     """One pass of the engine over a graph."""
 

@@ -120,9 +120,10 @@ class _Region:
         self.flag = Window("input", 0)
         carries: dict[int, int] = {}
         for region in self.node.regions.values():
+            places = {v: i for i, v in enumerate(region.inputs)}
             for j, result in enumerate(region.outputs):
-                if result in region.inputs and j not in carries:
-                    operand = 1 + region.inputs.index(result)
+                if result in places and j not in carries:
+                    operand = 1 + places[result]
                     if operand not in carries.values():
                         carries[j] = operand
         self.carries = tuple(sorted(carries.items()))
@@ -186,7 +187,8 @@ def _slice(side: str, index: int, value: Value) -> Window:
 def _split(region: Graph, reads: Sequence[Window], writes: Sequence[Window]) -> Graph:
     """The body with what is carried as state."""
     state = {w: v for w, v in zip(reads, region.inputs, strict=True) if w in writes}
-    inputs = [v for v in region.inputs if v not in state.values()]
+    carried = set(state.values())
+    inputs = [v for v in region.inputs if v not in carried]
     updates = [(state[w], v) for w, v in zip(writes, region.outputs, strict=True) if w in state]
     results = zip(writes, region.output_names, region.outputs, strict=True)
     outputs = {name: v for w, name, v in results if w not in state}

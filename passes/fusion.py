@@ -20,6 +20,7 @@ A merge keeps one of these forms, which are what the native backend has loops fo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -468,9 +469,10 @@ def _calls(groups: Groups, outliner: Outliner) -> tuple[Call | RegionCall, ...]:
 def _used_up(groups: Groups, group: Group, results: Collection[Value]) -> set[int]:
     """Positions of the operands of a region that are computed, and that nothing else reads."""
     read = [groups.storage(v) for v in group.roots[0].inputs]
+    times = Counter(read)
     return {
         i for i, v in enumerate(read)
-        if v in groups.of and v not in results and read.count(v) == 1
+        if v in groups.of and v not in results and times[v] == 1
         and groups.readers_of(v) == {group}
     }  # fmt: skip
 

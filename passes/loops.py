@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir.builder import emit
-from ..ir.graph import Graph, Node, Value, outline, reachable
+from ..ir.graph import Graph, Node, Value, outline, reachable, same
 from .cse import key_of
 
 Finish = Callable[[Graph], Graph]
@@ -24,7 +24,7 @@ def recomputed(values: Sequence[Value], replaced: Mapping[Value, Value]) -> list
     new = dict(replaced)
     for node in reachable(values, replaced):
         inputs = tuple(new.get(v, v) for v in node.inputs)
-        changed = inputs != node.inputs
+        changed = not same(inputs, node.inputs)
         copy = Node(node.op, inputs, node.attrs, node.source) if changed else node
         for old, out in zip(
             node.outputs, known.setdefault(key_of(copy), copy.outputs), strict=True
@@ -65,7 +65,7 @@ class Stack:
     value: Value
 
 
-@dataclass
+@dataclass(eq=False)
 class Loop:
     """A scan or a while.
 
@@ -201,7 +201,7 @@ class Choice:
     otherwise: Value
 
 
-@dataclass
+@dataclass(eq=False)
 class Branches:
     """A cond; `operands` are pairs of what comes in and the inputs that it is for."""
 

@@ -89,7 +89,8 @@ class _Storages:
         if isinstance(call, RegionCall):
             return self.begins_as(call, output) is operand
         if call.kernel.root != "pointwise":
-            node = call.kernel.body.outputs[call.outputs.index(output)].node
+            bodies = dict(zip(call.outputs, call.kernel.body.outputs, strict=True))
+            node = bodies[output].node
             if node and node.op.kind in ("reduce", "opaque") and node.op.name not in REPLACES:
                 return False
         return self.aligned[index][operand]
@@ -99,7 +100,7 @@ class _Storages:
         owners = [self.owner(v) for v in call.inputs]
         begins = {call.outputs[j]: owners[i] for j, i in call.carries}
         operand = begins.get(output)
-        return operand if owners.count(operand) == 1 else None  # type: ignore[arg-type]
+        return operand if sum(owner is operand for owner in owners) == 1 else None
 
 
 class _Homes:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from ..ir.builder import emit
-from ..ir.graph import Graph, Node, Value, reachable
+from ..ir.graph import Graph, Node, Value, reachable, same
 from .loops import Branches, Loop, Stack, take_apart
 from .region_rules import equal_branch_operands, equal_carries, equal_operands
 
@@ -149,7 +149,7 @@ def _with(graph: Graph, groups: Mapping[Node, Sequence[Node]]) -> Graph:
             outputs: Sequence[Value] = region.emit(lambda body: body)
             new.update(zip((v for each in group for v in each.outputs), outputs, strict=True))
             return outputs[: len(node.outputs)]
-        if inputs == node.inputs:
+        if same(inputs, node.inputs):
             return None
         outputs = emit(node.op, inputs, node.attrs)
         new.update(zip(node.outputs, outputs, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from ..ir.graph import Graph, Node, Value
+from ..ir.graph import Graph, Node, Value, is_among
 from .plan import Call, Kernel
 
 POINTWISE = frozenset({"elementwise", "index", "constant"})
@@ -75,7 +75,7 @@ def _keeps_position(node: Node, operand: Value) -> bool:
     if node.op.kind == "elementwise" or node.op.name in ("reshape", "stop_gradient"):
         return True
     if node.op.name in REPLACES:
-        return operand is node.inputs[0] and operand not in node.inputs[1:]
+        return operand is node.inputs[0] and not is_among(operand, node.inputs[1:])
     return node.op.kind == "index" and operand.type.size == node.output.type.size == 1
 
 

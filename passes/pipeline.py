@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 from ..ir.builder import emit
 from ..ir.errors import ArgumentError, PassError
 from ..ir.files import writing
-from ..ir.graph import Graph, Node, Value
+from ..ir.graph import Graph, Node, Value, same
 from ..ir.ops.custom import erase_gradient_rules
 from ..ir.rewrite import Budget, Report, Rewrite, shown, spending
 from ..ir.settings import current_settings, report
@@ -274,7 +274,11 @@ def _apply(each: Pass, graph: Graph, reports: list[Report]) -> Graph:
 
 
 def _is_same(one: Graph, other: Graph) -> bool:
-    return (one.nodes, one.inputs, one.outputs) == (other.nodes, other.inputs, other.outputs)
+    return (
+        one.nodes == other.nodes
+        and same(one.inputs, other.inputs)
+        and same(one.outputs, other.outputs)
+    )
 
 
 def _failure(

@@ -35,7 +35,7 @@ from .nest import Nest
 Given = Callable[[Indices], Element]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """Where an element comes from: `value` at `indices`, if every index in `inside` fits.
 

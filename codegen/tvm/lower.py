@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ...ir.errors import LoweringError
-from ...ir.graph import Value
+from ...ir.graph import Value, is_among
 from ...passes import plan as plans
 from ...passes.plan import Call, Kernel, Move, Plan, RegionCall, Slot, Space, Window, align
 from . import build, emit, entry
@@ -184,7 +184,7 @@ def lower_kernel(kernel: Kernel, machine: Machine, *, aliased: bool = False) -> 
     is_template = root is not None and root.op.kind in ("contraction", "window")
     shaped = root.inputs if is_template else ()
     inputs = [
-        shaped_buffer(f"in{i}", v) if v in shaped else flat_buffer(f"in{i}", v)
+        shaped_buffer(f"in{i}", v) if is_among(v, shaped) else flat_buffer(f"in{i}", v)
         for i, v in enumerate(body.inputs)
     ]
     outputs = [flat_buffer(f"out{i}", v) for i, v in enumerate(body.outputs)]

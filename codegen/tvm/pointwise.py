@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tvm import tirx
 
-from ...ir.graph import Graph, Value
+from ...ir.graph import Graph, Value, is_among
 from ...ir.types import Shape
 from . import emit
 from . import index as ix
@@ -65,7 +65,9 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
 def _replaces_window(value: Value, body: Graph) -> bool:
     """Whether an output is a parameter but for a window."""
     node = value.node
-    return node is not None and node.op.name == "dynamic_update" and node.inputs[0] in body.inputs
+    if node is None or node.op.name != "dynamic_update":
+        return False
+    return is_among(node.inputs[0], body.inputs)
 
 
 def _window(evaluator: Evaluator, value: Value, body: Graph, machine: Machine) -> None:

@@ -354,8 +354,9 @@ class Optimizer:
                 f"{count} gradients for {len(variables)} variables"
             )
         self.build(variables)
+        known = set(self._trainable_variables)
         for variable in variables:
-            if variable not in self._trainable_variables:
+            if variable not in known:
                 raise ArgumentError(
                     f"optimizer {self.name!r}: was not built with variable {variable.path!r}",
                     hint="make a new optimizer for a new set of variables",

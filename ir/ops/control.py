@@ -507,7 +507,7 @@ def _places(first: Sequence[Value], second: Sequence[Value]) -> list[tuple[Value
         if partner is None:
             partner = Value(v.type, name="none")
         else:
-            left.remove(partner)
+            left = [w for w in left if w is not partner]
         pairs.append((v, partner))
     return [*pairs, *((Value(w.type, name="none"), w) for w in left)]
 
