@@ -176,6 +176,9 @@ def _prefers_rotation(g: Geometry) -> bool:
         return False
     if g.is_open:  # then ConvTranspose would have to be padded
         return all(hi <= r for (_, hi), r in zip(g.padding, g.reach, strict=True))
+    sizes = zip(g.dilated_input, g.padding, g.output, strict=True)
+    if any(size + lo < out for size, (lo, _), out in sizes):  # the other padding would be negative
+        return False
     return prod(g.dilated_input) <= _MORE_WORK * prod(g.output)
 
 

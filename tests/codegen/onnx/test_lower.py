@@ -374,3 +374,17 @@ def test_factors_of_products_in_f64_are_not_rounded(name):
     expected = evaluate(graph, arrays).outputs
     for key, array in run_graph(graph, arrays).items():
         np.testing.assert_allclose(array, expected[key], 1e-14, 1e-14)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_input_gradient_of_a_kernel_that_padding_exceeds(groups):
+    """A rotated kernel would need negative padding (found by the fuzzer)."""
+    attrs = {"input_shape": (2, 5, 4), "strides": (1,), "padding": ((0, 1),), "groups": groups,
+             "input_dilation": (1,), "kernel_dilation": (1,)}  # fmt: skip
+    with Builder("padded") as b:
+        operands = [b.input("dy", f32(2, 6, 4)), b.input("w", f32(1, 4 // groups, 4))]
+        graph = b.finish({"dx": get("conv_input_grad")(*operands, **attrs)})
+    rng = np.random.default_rng(0)
+    arrays = {v.name: rng.normal(size=v.shape).astype(np.float32) for v in graph.inputs}
+    expected = evaluate(graph, arrays).outputs["dx"]
+    np.testing.assert_allclose(run_graph(graph, arrays)["dx"], expected, 1e-5, 1e-6)
