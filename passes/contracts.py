@@ -1,7 +1,8 @@
 """What a graph must be at each stage, as data: properties, and which stage promises which.
 
-Every stage keeps `WELL_FORMED`, which is always checked. What a pass establishes beyond that is
-checked under the setting `contracts` (on in the tests and while fuzzing), and so are plans:
+Every stage keeps `WELL_FORMED`, which is always checked, and every pass what callers know the
+graph by (`check_interface`). What a pass establishes beyond that is checked under the setting
+`contracts` (on in the tests and while fuzzing), and so are plans:
 
     >>> check("dce", graph)
     VerifyError: at dce: no-dead-nodes: exp: f32[3] is computed and nothing needs it
@@ -159,6 +160,37 @@ def check(stage: str, graph: Graph, *, complete: bool = True) -> None:
         violation = _violation(each, graph) if each.always or everything else ""
         if violation:
             raise VerifyError(f"at {stage}: {each}: {violation}")
+
+
+def check_interface(stage: str, before: Graph, after: Graph) -> None:
+    """Require that a pass kept what callers know a graph by.
+
+    The inputs, the state and the outputs are those of before by name and type, in their order,
+    and nothing is updated that was not.
+
+    Raises
+    ------
+    VerifyError
+        Naming the stage and what differs.
+    """
+    for what, was, now in zip(("inputs", "state", "outputs"), _face(before), _face(after),
+                              strict=True):  # fmt: skip
+        if was != now:
+            raise VerifyError(f"at {stage}: same-interface: {what} were ({was}), now ({now})")
+    updated = {old.name for old, _ in before.updates}
+    for old, _ in after.updates:
+        if old.name not in updated:
+            raise VerifyError(f"at {stage}: same-interface: {old.name} was not updated before")
+
+
+def _face(graph: Graph) -> tuple[str, str, str]:
+    """Inputs, state and outputs, each in words."""
+    outputs = zip(graph.output_names, graph.outputs, strict=True)
+    return (
+        ", ".join(f"{v.name}: {v.type}" for v in graph.inputs),
+        ", ".join(f"{v.name}: {v.type}" for v in graph.state),
+        ", ".join(f"{name}: {v.type}" for name, v in outputs),
+    )
 
 
 def _violation(each: Property, graph: Graph) -> str:

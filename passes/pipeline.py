@@ -22,7 +22,7 @@ from ..ir.graph import Graph, Node, Value, same
 from ..ir.ops.custom import erase_gradient_rules
 from ..ir.rewrite import Budget, Report, Rewrite, shown, spending
 from ..ir.settings import current_settings, report
-from .contracts import check, check_plan
+from .contracts import check, check_interface, check_plan
 from .cse import Cse
 from .dce import Dce
 from .fold import Fold
@@ -235,6 +235,7 @@ def _run(label: str, each: Pass, graph: Graph, before: Sequence[str], budget: Bu
         if rules:
             report("rules", str(rules))
         check(each.name, result, complete=not budget.is_spent)
+        check_interface(each.name, graph, result)
     except Exception as error:
         raise _failure(each, graph, before, error, budget.trying) from error
     seconds = time.perf_counter() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, replace
 
 import pytest
@@ -135,3 +136,45 @@ def test_a_slot_outside_the_arena_or_unaligned_is_found(offset):
     slots = {**plan.slots, value: Slot("arena", 0, offset, value.type.nbytes)}
     with pytest.raises(VerifyError, match="must lie aligned in the arena of"):
         check_plan(replace(plan, slots=slots))
+
+
+INTERFACE = """graph g(%x: f32[3]; %w: f32[3]) {
+  %0: f32[3] = mul(%x, %w)
+  %1: f32[3] = tanh(%0)
+  return y=%0, z=%1; %w=%1
+}"""
+
+
+@dataclass(frozen=True)
+class Becomes:
+    """Returns another graph altogether."""
+
+    text: str
+    name: str = "becomes"
+
+    def run(self, graph: Graph) -> Graph:
+        return parse(self.text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("y=%0, z=%1", "y=%0", r"outputs were (y: f32[3], z: f32[3]), now (y: f32[3])"),
+        ("y=%0, z=%1", "z=%1, y=%0", "outputs were (y: f32[3], z: f32[3]), now (z"),
+        ("z=%1", "a=%1", "now (y: f32[3], a: f32[3])"),
+        ("f32[3]", "f32[2]", "inputs were (x: f32[3]), now (x: f32[2])"),
+        ("%w", "%v", "state were (w: f32[3]), now (v: f32[3])"),
+    ],
+)
+def test_a_pass_that_changes_what_callers_see_is_caught(old, new, message):
+    changed = INTERFACE.replace(old, new)
+    assert changed != INTERFACE
+    with pytest.raises(PassError, match=f"pass becomes failed .*{re.escape(message)}"):
+        optimize(parse(INTERFACE), (Becomes(changed),))
+
+
+def test_a_pass_may_drop_an_update_that_changes_nothing_but_not_add_one():
+    without = INTERFACE.replace("; %w=%1", "")
+    optimize(parse(INTERFACE), (Becomes(without),))
+    with pytest.raises(PassError, match="same-interface: w was not updated before"):
+        optimize(parse(without), (Becomes(INTERFACE),))
