@@ -1,4 +1,4 @@
-"""The command line: `hornfels demo | bench | export | inspect`, also `python -m hornfels`."""
+"""The command line: `hornfels --help` lists the commands; also `python -m hornfels`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.run(arguments)
     except HornfelsError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False,
+                                   soft_wrap=True)  # fmt: skip
         return 2
     except KeyboardInterrupt:
         return 130  # as shells report a process that Ctrl-C ended

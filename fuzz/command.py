@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -23,10 +24,25 @@ from .variants import BACKENDS, Variant, variants_for
 from .worker import Task, Worker
 
 
+def _duration(text: str) -> float:
+    """A length of time, of which there must be some."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text}")
+    return number
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `hornfels fuzz`."""
     length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--minutes", type=float, help="how long to go on")
+    length.add_argument("--minutes", type=_duration, help="how long to go on")
     length.add_argument("--seeds", metavar="A:B", help="these seeds, B excluded; or one seed")
     length.add_argument("--replay", type=Path, metavar="FILE.ir",
                         help="run a graph on all backends, as its '# fuzz:' line says")  # fmt: skip
@@ -35,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="comma-separated (default: %(default)s)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=None, metavar="DIR",
                         help="a folder for the graphs that fail")  # fmt: skip
-    parser.add_argument("--timeout", type=float, default=60.0,
+    parser.add_argument("--timeout", type=_duration, default=60.0,
                         help="seconds that a graph may take on a backend (60)")  # fmt: skip
     parser.add_argument("--shrink", type=float, default=60.0, metavar="SECONDS",
                         help="time to make a failure small; 0 to leave it (60)")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=1, help="threads of native code (1)")
+    parser.add_argument("--threads", type=_count, default=1, help="threads of native code (1)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -136,8 +152,8 @@ def add_bisect_arguments(parser: argparse.ArgumentParser) -> None:
     arrays.add_argument("--seed", type=int, help="draw them at random (0, or as the file says)")
     parser.add_argument("--backend", choices=BACKENDS, help="tvm, or as the file says")
     parser.add_argument("-p", "--passes", help="the passes to look at (all, or as the file says)")
-    parser.add_argument("--steps", type=int, help="runs, each with the state of the last (1)")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for a run (60)")
+    parser.add_argument("--steps", type=_count, help="runs, each with the state of the last (1)")
+    parser.add_argument("--timeout", type=_duration, default=60.0, help="seconds for a run (60)")
 
 
 def run_bisect(arguments: argparse.Namespace) -> None:

@@ -52,6 +52,7 @@ def test_export_writes_a_file(folder, capsys):
         (["inspect", "mine.py:absent"], "mine.py has no attribute 'absent'"),
         (["inspect", "mine.py", "--kind", "train"], "call model.compile"),
         (["export", "mine.py", "mine.py/model.onnx"], "mine.py/model.onnx cannot be written"),
+        (["opt", "mine.py", "-p", "nope"], "passes: 'nope' is no pass; there are cse, regions"),
     ],
 )
 def test_refusals(folder, arguments, message, capsys):
@@ -72,3 +73,24 @@ def test_interrupting_ends_quietly(monkeypatch):
 
     monkeypatch.setattr(__main__, "load_model", interrupted)
     assert main(["inspect", "mine.py"]) == 130
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fuzz", "--minutes=-1"],
+        ["fuzz", "--minutes=0"],
+        ["fuzz", "--seeds=0", "--timeout=-3"],
+        ["fuzz", "--seeds=0", "--threads=0"],
+        ["bisect", "mine.py", "--steps=0"],
+    ],
+)
+def test_a_fuzzer_that_would_try_nothing_does_not_start(folder, arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "must be" in capsys.readouterr().err
+
+
+def test_errors_are_not_broken_into_lines(folder, capsys):
+    main(["opt", "a" * 200])
+    assert f"there is no file {'a' * 200}\n" in capsys.readouterr().err
