@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from types import CellType, CodeType, FunctionType
 from typing import Any, NamedTuple
 
+from ..ir.errors import ArgumentError
 from . import tree
 from .keras_tensor import is_symbolic
 
@@ -33,6 +34,13 @@ class Closure(NamedTuple):
         new = FunctionType(old.__code__, names, old.__name__, old.__defaults__, cells)
         new.__kwdefaults__ = old.__kwdefaults__
         return new(*args, **kwargs)
+
+
+def require_callable(op: str, **functions: Any) -> None:
+    """Refuse an argument of `op` that ought to be a function and is none."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise ArgumentError(f"{op}: {name} must be callable, got {function!r:.60}")
 
 
 def closure(function: Any) -> Any:

@@ -130,6 +130,12 @@ class EagerBuilder(Builder):
         node_outputs = super().emit(op, operands, attrs)
         if op.name == "constant":
             return node_outputs
+        for v in operands:
+            if not v.is_constant:
+                raise ArgumentError(
+                    f"{op.name}: operand {v.type} belongs to a trace that has ended, and has no "
+                    "numbers", where=where(), hint="return it from the function that was traced",
+                )  # fmt: skip
         arrays = op.evaluate(*(np.asarray(v.constant) for v in operands), **attrs)
         constant_op = get("constant")
         return tuple(

@@ -17,6 +17,7 @@ from ...ir.errors import ArgumentError, GradientError
 from ...ir.graph import Value, outline, reachable
 from ...ir.op import get as primitive
 from .. import tree
+from ..closures import require_callable
 from ..eager_trace import EagerTrace
 from ..keras_tensor import CallNode, is_symbolic
 from ..operation import OpCall, evaluate_symbolically
@@ -114,6 +115,7 @@ def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     >>> y, pullback = hornfels.vjp(ops.sin, x)
     >>> (dx,) = pullback(ops.ones_like(y))
     """
+    require_callable("vjp", f=f)
     if is_symbolic(primals):
         raise ArgumentError(
             "vjp: takes arrays or traced tensors, got a symbolic tensor",
@@ -209,6 +211,9 @@ def hessian_vector_product(
     --------
     >>> (hv,) = hornfels.hessian_vector_product(loss, (w,), (v,))
     """
+    if not isinstance(primals, list | tuple):
+        raise ArgumentError("hessian_vector_product: primals must be a tuple, got "
+                            f"{type(primals).__name__}")  # fmt: skip
     gradient = grad(f, tuple(range(len(primals))))
     return jvp(gradient, primals, tangents)[1]
 
@@ -265,6 +270,7 @@ def custom_gradient(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def _transformed(body: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
     """A body over Values as a function on arrays, traced and symbolic tensors."""
+    require_callable("derivatives", function=function)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if is_symbolic((args, kwargs)):

@@ -19,7 +19,7 @@ from ...ir.graph import Value
 from ...ir.op import get as primitive
 from ...ir.types import Size, TensorType, boolean, i32, promote
 from .. import tree
-from ..closures import closing
+from ..closures import closing, require_callable
 from ..operation import operation
 from ..operators import is_number
 from ..region import RegionTrace, ordered, read, write
@@ -149,8 +149,7 @@ def scan(
     >>> ops.scan(lambda total, x: (total + x, total + x), 0.0, np.ones(3, "float32"))
     (array(3., dtype=float32), array([1., 2., 3.], dtype=float32))
     """
-    if not callable(f):
-        raise ArgumentError(f"scan: f must be callable, got {f!r:.60}")
+    require_callable("scan", f=f)
     if not isinstance(unroll, bool) and (not isinstance(unroll, int) or unroll < 1):
         raise ArgumentError(f"scan: unroll must be a positive integer or a bool, got {unroll!r}")
     first, slices = _values(init), _values(xs)
@@ -231,6 +230,7 @@ def map(f: Callable[..., Any], xs: Any) -> Any:
     >>> ops.map(lambda x: x * 2, np.arange(3))
     array([0, 2, 4])
     """
+    require_callable("map", f=f)
     return scan(lambda carry, x: (carry, f(x)), (), xs)[1]
 
 
@@ -269,6 +269,7 @@ def while_loop(
     >>> ops.while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, x * 2.0), (0, 1.0))
     (array(3, dtype=int32), array(8., dtype=float32))
     """
+    require_callable("while_loop", cond=cond, body=body)
     several = isinstance(loop_vars, list | tuple)
     first = _values(tuple(loop_vars) if several else (loop_vars,))
     limit = None if maximum_iterations is None else tensor(maximum_iterations, i32)
@@ -342,7 +343,11 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[..., Any], init_val: An
     >>> ops.fori_loop(1, 5, lambda i, total: total + i, 0)
     array(10, dtype=int32)
     """
+    require_callable("fori_loop", body_fun=body_fun)
     begin, end = tensor(lower), tensor(upper)
+    if not (begin.dtype.is_integer and end.dtype.is_integer) or begin.ndim or end.ndim:
+        raise ShapeError("fori_loop: lower and upper must be integer scalars, got "
+                         f"{begin.type} and {end.type}")  # fmt: skip
     if begin.is_constant and end.is_constant:
         steps = max(0, int(end) - int(begin))
         start = (begin, init_val)
@@ -379,6 +384,7 @@ def cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> 
     >>> ops.cond(np.array(3) > 2, lambda: 1.0, lambda: 0.0)
     1.0
     """
+    require_callable("cond", true_fn=true_fn, false_fn=false_fn)
     predicate = _predicate("cond: pred must be", pred)
     if predicate.is_constant:
         return true_fn() if bool(predicate) else false_fn()
@@ -447,6 +453,7 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
     """
     if not branches:
         raise ArgumentError("switch: branches must not be empty")
+    require_callable("switch", **{f"branches[{i}]": branch for i, branch in enumerate(branches)})
     at = tensor(index)
     if at.ndim or not at.dtype.is_integer:
         raise ShapeError(f"switch: index must be an integer scalar, got {at.type}")
@@ -486,6 +493,7 @@ def vectorized_map(function: Callable[..., Any], elements: Any) -> Any:
     >>> ops.vectorized_map(lambda x: x * 2, np.arange(3))
     array([0, 2, 4])
     """
+    require_callable("vectorized_map", function=function)
     given = _values(elements)
     leaves = _flat(given)
     size = _length("vectorized_map: elements", leaves, None)
@@ -528,6 +536,7 @@ def associative_scan(
     >>> ops.associative_scan(lambda a, b: a * b, np.arange(1, 5))
     array([ 1,  2,  6, 24])
     """
+    require_callable("associative_scan", f=f)
     first = _values(elems)
     leaves = _flat(first)
     axes = [sugar.normalize_axis("associative_scan", axis, x.ndim) for x in leaves]

@@ -210,6 +210,25 @@ def test_open_sizes_stay_open():
         assert found["mapped"].shape == (size, 3)
 
 
+def test_equality_in_bodies():
+    seen = hf.Variable(np.int32(0), name="seen")
+
+    def step(even, v):
+        seen.assign_add(ops.cast(v == 3, "int32"))
+        even = ops.cond(v % 2 == 0, lambda: even + 1, lambda: even)
+        return even, v != 2
+
+    with Trace("t") as trace:
+        x = trace.input("x", i32(5))
+        even, unlike = ops.scan(step, 0, x)
+        found = {"even": even, "unlike": unlike, "first": ops.while_loop(
+            lambda i: ops.take(x, i) != 3, lambda i: i + 1, 0)}  # fmt: skip
+        graph = verify(trace.finish(found))
+    found = evaluate(graph, {"x": np.int32([2, 4, 5, 3, 3]), "seen": np.int32(0)})
+    assert (found.outputs["even"], found.outputs["first"], found.updates["seen"]) == (2, 3, 2)
+    assert found.outputs["unlike"].tolist() == [False, True, True, True, True]
+
+
 # --- variables -------------------------------------------------------------------------------
 
 
@@ -434,3 +453,38 @@ def test_gradient_of_a_scan_that_recomputes_is_that_of_one_that_stores():
             (g,) = gradients(ops.sum(last) + ops.sum(ys), [w])
             found.append(run(trace.finish({"g": g}), A, W)[0])
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ops.scan(1, 0.0, np.ones(3)),
+        lambda: ops.map(1, np.ones(3)),
+        lambda: ops.while_loop(1, lambda x: x, 0),
+        lambda: ops.while_loop(lambda x: x < 1, 2, 0),
+        lambda: ops.fori_loop(0, 3, 4, 5),
+        lambda: ops.cond(True, 1, lambda: 2),
+        lambda: ops.switch(0, [lambda: 1, 2]),
+        lambda: ops.vectorized_map(3, np.ones(3)),
+        lambda: ops.associative_scan(3, np.ones(3)),
+        lambda: hf.grad(3),
+        lambda: hf.vjp(3, 1.0),
+        lambda: hf.jvp(3, (1.0,), (1.0,)),
+    ],
+)
+def test_what_is_no_function_is_refused(call):
+    with pytest.raises(ArgumentError, match=r": [\w\[\]]+ must be callable, got \d"):
+        call()
+
+
+@pytest.mark.parametrize("upper", [2.5, np.arange(2)])
+def test_the_bounds_of_a_fori_loop_are_integers(upper):
+    with pytest.raises(ShapeError, match="lower and upper must be integer scalars"):
+        ops.fori_loop(0, upper, lambda i, x: x, 1.0)
+
+
+def test_a_tensor_of_a_trace_that_has_ended_has_no_numbers():
+    kept = []
+    hf.compile(lambda x: kept.append(x * 2) or x, backend="eager")(np.ones(3, np.float32))
+    with pytest.raises(ArgumentError, match=r"exp: operand f32\[3\] belongs to a trace that has"):
+        ops.exp(kept[0])
