@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..ir.files import writing
@@ -17,8 +17,12 @@ from .check import Failure, Verdict, signature_of
 from .generate import STEPS, Recipe, generate
 from .numerics import Sharpness
 from .shrink import shrink
+from .slopes import slope_error
 from .variants import BACKENDS, Variant, ops_of, variants_for
 from .worker import Task, Worker
+
+SLOPES = Variant("slopes", "none")
+"""Stands for the comparison of gradients with differences, see `slopes.py`."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Statistics:
     runs: int = 0
     undefined: int = 0
     failing: int = 0
+    slopes: int = 0  # programs whose gradient was compared with differences
     ops: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     sharpness: Sharpness = field(default_factory=Sharpness)
@@ -101,8 +106,9 @@ class Statistics:
             f"{self.graphs} graphs of {self.nodes / max(1, self.graphs):.0f} nodes, {self.runs} "
             f"runs in {self.seconds / 60:.1f} min ({rate:.0f} graphs a minute), {seen} of {all_} "
             f"ops{f' (not: {never})' if 0 < len(self.never) < 9 else ''}, {self.failing} failed, "
-            f"{self.undefined} undefined; {100 * self.sharpness.compared / total:.1f} % of the "
-            f"elements compared, {100 * self.sharpness.sharp / total:.1f} % sharply"
+            f"{self.undefined} undefined, {self.slopes} slopes; "
+            f"{100 * self.sharpness.compared / total:.1f} % of the elements compared, "
+            f"{100 * self.sharpness.sharp / total:.1f} % sharply"
         )
 
 
@@ -135,7 +141,8 @@ class Campaign:
         return self.found
 
     def one(self, worker: Worker, seed: int) -> None:
-        """Check the graph of a seed."""
+        """Check the graph of a seed, and the slope of another one."""
+        self._slope(seed)
         try:
             graph = generate(seed, self.options.recipe)
         except Exception as error:  # noqa: BLE001 - a rule that raises is what we look for
@@ -152,6 +159,25 @@ class Campaign:
         self.statistics.add(graph, verdict)
         for failure in _distinct(verdict.failures):
             self._examine(worker, Found(seed, failure, graph, STEPS))
+
+    def _slope(self, seed: int) -> None:
+        """Compare the gradient of a program with differences."""
+        recipe = replace(self.options.recipe, train=0.0, wide=True)
+        try:
+            graph = generate(seed, recipe)
+            text = slope_error(graph, seed)
+        except Exception as error:  # noqa: BLE001
+            text = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            failure = Failure("error", SLOPES, text, signature_of(text))
+            self._note(Found(seed, failure, None, 0))
+            return
+        self.statistics.slopes += 1
+        if text:
+            self.statistics.failing += 1
+            result = shrink(graph, 1, lambda g, _: bool(slope_error(g, seed)), 20)
+            found = Found(seed, Failure("value", SLOPES, text), graph, 1, result.graph)
+            if not self._known(found):
+                self._note(found)
 
     def _examine(self, worker: Worker, found: Found) -> None:
         """Shrink a failure, unless one like it is known."""

@@ -34,11 +34,14 @@ class Recipe:
         The ops to choose from; all of the registry by default.
     train : float
         Probability of a loss with gradients and an optimizer.
+    wide : bool
+        Whether f64 is the only floating-point dtype, and every op has a gradient.
     """
 
     nodes: tuple[int, int] = (3, 16)
     ops: Collection[str] = ()
     train: float = 0.75
+    wide: bool = False
 
 
 def generate(seed: int, recipe: Recipe = Recipe()) -> Graph:
@@ -51,11 +54,15 @@ def is_everywhere(op: Op) -> bool:
     return op.tvm is None and not isinstance(op.onnx, Reason)
 
 
+def _is_narrow(v: Value) -> bool:
+    return v.dtype.is_float and v.dtype != f64
+
+
 class _Growth:
     def __init__(self, seed: int, recipe: Recipe) -> None:
         self.recipe = recipe
         self.rng = np.random.default_rng([seed, 77])
-        self.pool = Pool(self.rng, seed)
+        self.pool = Pool(self.rng, seed, wide=recipe.wide)
         self.ops = [REGISTRY[name] for name in recipe.ops or REGISTRY]
         if not recipe.ops and self.pool.chance(0.9):
             self.ops = [op for op in self.ops if is_everywhere(op)]
@@ -94,6 +101,8 @@ class _Growth:
     def keep(self, op: Op, outputs: Sequence[Value]) -> bool:
         cut = isinstance(op.vjp, Reason)
         kept = False
+        if self.recipe.wide and (cut or any(_is_narrow(v) for v in outputs)):
+            return False
         for v in outputs:
             value = get("stop_gradient")(v) if cut and v.dtype.is_float else v
             kept |= self.pool.keep(value) is not None

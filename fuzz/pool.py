@@ -58,10 +58,15 @@ class Pool:
     closed : bool
         Whether only values of the pool may be read: the body of control flow takes no more
         inputs than it was given.
+    wide : bool
+        Whether f64 is the only floating-point dtype.
     """
 
-    def __init__(self, rng: np.random.Generator, seed: int, *, closed: bool = False) -> None:
+    def __init__(
+        self, rng: np.random.Generator, seed: int, *, closed: bool = False, wide: bool = False
+    ) -> None:
         self.rng = rng
+        self.wide = wide
         self.seed = seed
         self.closed = closed
         self.builder = Builder("fuzz")
@@ -100,7 +105,7 @@ class Pool:
         return tuple(sizes)
 
     def float_dtype(self) -> DType:
-        return self.pick(FLOATS, FLOAT_WEIGHTS)
+        return f64 if self.wide else self.pick(FLOATS, FLOAT_WEIGHTS)
 
     def dtype(self) -> DType:
         kind = self.pick(("float", "integer", "bool"), (0.75, 0.2, 0.05))

@@ -111,7 +111,7 @@ def _scatter_add_along(p: Pool, op: Op) -> Sequence[Value]:
 
 
 def _wide(p: Pool) -> DType:
-    return f64 if p.chance(0.3) else f32
+    return f64 if p.wide or p.chance(0.3) else f32
 
 
 def _batch(p: Pool) -> tuple[int, ...]:

@@ -56,6 +56,8 @@ def propose(p: Pool, op: Op) -> Sequence[Value] | None:
 
 def _another(p: Pool, dtype: DType) -> DType:
     """A dtype of the same kind, often the same."""
+    if dtype.is_float and p.wide:
+        return p.float_dtype()
     if p.chance(0.5) or dtype.is_bool:
         return dtype
     if dtype.is_float:

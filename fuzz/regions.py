@@ -22,7 +22,7 @@ class _Body:
     """A body that grows: its inputs, and values made of them."""
 
     def __init__(self, p: Pool, name: str, types: Sequence[TensorType]) -> None:
-        self.p = Pool(p.rng, p.seed, closed=True)
+        self.p = Pool(p.rng, p.seed, closed=True, wide=p.wide)
         self.p.builder.name = name
         self.types = types
         self.inputs: list[Value] = []
