@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.sugar import is_operand
+
 
 def _ops() -> Any:
     from . import ops
@@ -14,8 +16,9 @@ def _ops() -> Any:
 
 
 class ArrayOperators:
-    """Mixin of `Variable` and `KerasTensor`; comparison with `==` stays identity."""
+    """Mixin of `Variable` and `KerasTensor`; `==` compares elements, sets and dicts identity."""
 
+    __hash__ = object.__hash__
     __array_priority__ = 1000
     __array_ufunc__ = None  # so that ndarray + variable comes to __radd__
 
@@ -78,6 +81,12 @@ class ArrayOperators:
 
     def __invert__(self) -> Any:
         return _ops().logical_not(self)
+
+    def __eq__(self, other: Any) -> Any:
+        return _ops().equal(self, other) if is_operand(other) else NotImplemented
+
+    def __ne__(self, other: Any) -> Any:
+        return _ops().not_equal(self, other) if is_operand(other) else NotImplemented
 
     def __lt__(self, other: Any) -> Any:
         return _ops().less(self, other)

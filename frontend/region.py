@@ -121,4 +121,5 @@ def write(variable: Variable, value: Value) -> None:
 
 def ordered(items: Iterable[Any], first: Sequence[Any] = ()) -> list[Any]:
     """The items without those in `first` and without repetitions."""
-    return [x for x in dict.fromkeys(items) if x not in first]
+    known = set(first)
+    return [x for x in dict.fromkeys(items) if x not in known]

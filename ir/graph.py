@@ -46,7 +46,8 @@ class Value:
     """A tensor in a graph: a node's output, or an input (then `node` is None and it has a name).
 
     Python operators and the methods below emit nodes into the current `Builder`, with NumPy's
-    broadcasting and JAX's dtype promotion made explicit.
+    broadcasting and JAX's dtype promotion made explicit. That holds for `==` and `!=` too: `is`,
+    sets and dicts ask for the very same value, as `same` and `is_among` do for tuples and lists.
     """
 
     __slots__ = ("index", "name", "node", "type")
@@ -154,6 +155,12 @@ class Value:
 
     def __abs__(self) -> Value:
         return sugar.unary("abs", self)
+
+    def __eq__(self, other: Any) -> Value:  # type: ignore[override]
+        return sugar.compare("equal", self, other)
+
+    def __ne__(self, other: Any) -> Value:  # type: ignore[override]
+        return sugar.compare("not_equal", self, other)
 
     def __lt__(self, other: Any) -> Value:
         return sugar.binary("less", self, other)

@@ -114,7 +114,8 @@ _NUMPY_OPERATORS: dict[Any, Callable[[Any, Any], Any]] = {
     np.true_divide: operator.truediv, np.floor_divide: operator.floordiv,
     np.remainder: operator.mod, np.power: operator.pow, np.matmul: operator.matmul,
     np.less: operator.lt, np.less_equal: operator.le, np.greater: operator.gt,
-    np.greater_equal: operator.ge, np.bitwise_and: operator.and_, np.bitwise_or: operator.or_,
+    np.greater_equal: operator.ge, np.equal: operator.eq, np.not_equal: operator.ne,
+    np.bitwise_and: operator.and_, np.bitwise_or: operator.or_,
     np.bitwise_xor: operator.xor, np.left_shift: operator.lshift,
     np.right_shift: operator.rshift,
 }  # fmt: skip
@@ -218,6 +219,22 @@ def binary(name: str, x: Any, y: Any) -> Value:
     x, y = common(x, y)
     shape = broadcast_shapes(x.shape, y.shape, name=name)
     return _op(name)(broadcast_to(x, shape), broadcast_to(y, shape))
+
+
+def compare(name: str, x: Value, y: Any) -> Any:
+    """`binary` for `==` and `!=`, which Python also asks about what is no tensor, such as None."""
+    return binary(name, x, y) if is_operand(y) else NotImplemented
+
+
+def is_operand(x: Any) -> bool:
+    """Whether `x` is a tensor, an array, a number or a nest of such."""
+    from .graph import Value
+
+    if isinstance(x, np.ndarray | np.generic):
+        return x.dtype.kind not in "OSUMm"
+    if isinstance(x, list | tuple):
+        return bool(x) and all(map(is_operand, x))
+    return isinstance(x, Value | bool | int | float | Dim) or hasattr(type(x), "__value__")
 
 
 def divide(x: Any, y: Any) -> Value:

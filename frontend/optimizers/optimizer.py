@@ -308,6 +308,10 @@ class Optimizer:
         """Subtract from a variable."""
         variable.assign_sub(value)
 
+    def _get_variable_index(self, variable: Variable) -> int:
+        """Where a variable stands among those of `build`; for optimizers written the Keras way."""
+        return next(i for i, v in enumerate(self._trainable_variables) if v is variable)
+
     # --- a step ------------------------------------------------------------------------------
 
     def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, Variable]]) -> Variable:

@@ -98,6 +98,20 @@ def test_operators_of_symbolic_tensors():
     assert (x > 0).dtype == "bool"
 
 
+def test_equality_of_symbolic_tensors_compares_elements():
+    x, y = Input((3,), name="x"), Input((3,), name="y")
+    scale = Variable(np.float32(2))
+    model = Model([x, y], [x == y, x != y, x == 2, scale == x, np.ones(3, np.float32) != x])
+    a, b = np.float32([[1, 2, 3]]), np.float32([[1, 0, 3]])
+    want = [a == b, a != b, a == 2, a == 2, a != 1]
+    for found, wanted in zip(model([a, b]), want, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert (x == None) is False  # noqa: E711 - what `==` says, not `is`
+    assert (x != "x") is True
+    assert {x: 1, y: 2}[y] == 2
+    assert x not in {y}
+
+
 def test_symbolic_tensors_have_no_numbers():
     x = Input((4,))
     for use in (bool, float, int, list, np.asarray):

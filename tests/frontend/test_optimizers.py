@@ -219,7 +219,7 @@ def test_an_optimizer_written_the_keras_way():
                 self.counts = self.add_optimizer_variables(variables, "count")
 
         def update_step(self, gradient, variable, learning_rate):
-            count = self.counts[self._trainable_variables.index(variable)]
+            count = self.counts[self._get_variable_index(variable)]
             self.assign_add(count, ops.ones_like(count))
             self.assign_sub(variable, ops.sign(gradient) * learning_rate)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
 import hornfels
 from hornfels import Variable, ops
 from hornfels.errors import ArgumentError, DTypeError, ShapeError
+from hornfels.frontend.trace import Trace
 from hornfels.frontend.variable import autocast
-from hornfels.ir import Builder
-from hornfels.ir.types import bf16, f32
+from hornfels.ir import Builder, evaluate
+from hornfels.ir.types import bf16, f32, i32
 
 
 def test_from_an_array():
@@ -96,11 +98,37 @@ def test_operators_and_conversions():
     assert v @ v == 17
 
 
-def test_equality_is_identity():
+def test_equality_compares_elements():
+    v = Variable(np.array([1.0, 2.0, 3.0], np.float32))
+    w = Variable(np.array([1.0, 5.0, 3.0], np.float32))
+    same = keras.Variable(v.numpy()) == keras.Variable(w.numpy())
+    for found in (v == w, v == w.numpy(), w.numpy() == v, v == [1, 5, 3]):
+        np.testing.assert_array_equal(found, same)
+        assert found.dtype == bool
+    np.testing.assert_array_equal(v != w, ~np.asarray(same))
+    np.testing.assert_array_equal(w.numpy() != v, ~np.asarray(same))
+    np.testing.assert_array_equal(v == 2, [False, True, False])
+    assert Variable(3) % 2 == 1
+    assert (v == None) is False  # noqa: E711 - what `==` says, not `is`
+    assert (v != "v") is True
+
+
+def test_sets_and_dicts_hold_variables_by_identity():
     v, w = Variable(1.0), Variable(1.0)
-    assert v == v
-    assert v != w
-    assert {v: 1}[v] == 1
+    assert {v: 1, w: 2}[w] == 2
+    assert w not in {v}
+
+
+def test_equality_in_a_trace():
+    count = Variable(np.int32(4), name="count")
+    with Trace("t") as trace:
+        x = trace.input("x", i32(3))
+        found = {"even": count % 2 == 0, "same": count == x, "other": x != count, "x": x == count}
+        graph = trace.finish(found)
+    found = evaluate(graph, {"x": np.int32([3, 4, 5]), "count": np.int32(4)}).outputs
+    assert found["even"].tolist() is True
+    assert found["same"].tolist() == found["x"].tolist() == [False, True, False]
+    assert found["other"].tolist() == [True, False, True]
 
 
 def test_paths_follow_name_scopes():

@@ -17,7 +17,7 @@ from hornfels.ir.errors import (
     ShapeError,
     VerifyError,
 )  # fmt: skip
-from hornfels.ir.graph import Node, Value
+from hornfels.ir.graph import Node, Value, is_among, same
 from hornfels.ir.types import boolean, f32, f64, i32, symbol
 
 N = symbol("N")
@@ -222,6 +222,57 @@ def test_operators_promote_and_broadcast():
         np.testing.assert_array_equal(np.asarray(np.ones((2, 1)) * x), np.tile([1.0, 2, 3], (2, 1)))
         with pytest.raises(ShapeError, match="must broadcast"):
             _ = x + np.ones(4)
+
+
+def compared(p, q, x):
+    """The comparisons of two tensors, or arrays, of i32[2,3] and f32[3]; `x` is `p` as an array."""
+    return {"eq": p == q, "ne": p != q, "even": p % 2 == 0, "number": q == 5.0, "self": q == q,
+            "other": q != q, "array": x == q, "unlike": x != q, "list": q == [1, 2, 3],
+            "bools": (p > 3) == (p == 4)}  # fmt: skip
+
+
+def test_equality_compares_elements():
+    x, y = np.array([[1, 2, 3], [4, 5, 6]], np.int32), np.array([1.0, 5.0, np.nan], np.float32)
+    with ir.Builder() as b:
+        p, q = b.input("x", i32(2, 3)), b.input("y", f32(3))
+        with pytest.raises(ShapeError, match="equal: shapes must broadcast"):
+            _ = p == np.ones(4)
+        graph = ir.verify(b.finish(compared(p, q, x)))
+    assert all(v.dtype is boolean for v in graph.outputs)
+    traced = ir.evaluate(graph, {"x": x, "y": y}).outputs
+    with ir.EagerBuilder():
+        eager = compared(ir.constant(x), ir.constant(y), x)
+        assert ir.constant(3) % 2 == 1
+    for name, want in compared(x, y, x).items():
+        np.testing.assert_array_equal(traced[name], want, name)
+        np.testing.assert_array_equal(np.asarray(eager[name]), want, name)
+
+
+def test_equality_with_what_is_no_tensor_is_a_truth_value():
+    with ir.Builder() as b:
+        x = b.input("x", f32(3))
+        for other in (None, "x", (), (None, 3), {}, object(), f32(3)):
+            assert (x == other) is False
+            assert (x != other) is True
+        assert (x == None) is False  # noqa: E711 - the other order
+        graph = b.finish({"x": x})
+    assert graph.nodes == ()
+
+
+def test_sets_dicts_and_the_helpers_compare_by_identity():
+    with ir.Builder() as b:
+        x, y = b.input("x", f32(3)), b.input("y", f32(3))
+        assert {x: 1, y: 2}[y] == 2
+        assert x not in {y}
+        assert len({x, y, x}) == 2
+        assert is_among(y, (x, y))
+        assert not is_among(y, (x,))
+        assert same((x, y), [x, y])
+        assert not same((x, y), (y, x))
+        assert not same((x,), (x, y))
+        with pytest.raises(DTypeError, match=r"bool\(\) of a traced tensor"):
+            assert x in (y, x)
+        assert len(b.finish({"x": x}).nodes) == 0
 
 
 def test_gradients_of_gradients():
