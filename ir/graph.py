@@ -108,6 +108,10 @@ class Value:
         """What NumPy asks for `array + value`; its other functions know no traced tensors."""
         return sugar.numpy_operator(ufunc, method, inputs, options)
 
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """NumPy's functions know shapes of traced tensors, and all of computed ones."""
+        return sugar.numpy_function(self, function, args, kwargs)
+
     def __add__(self, other: Any) -> Value:
         return sugar.binary("add", self, other)
 
@@ -156,10 +160,10 @@ class Value:
     def __abs__(self) -> Value:
         return sugar.unary("abs", self)
 
-    def __eq__(self, other: Any) -> Value:  # type: ignore[override]
+    def __eq__(self, other: Any) -> Any:
         return sugar.compare("equal", self, other)
 
-    def __ne__(self, other: Any) -> Value:  # type: ignore[override]
+    def __ne__(self, other: Any) -> Any:
         return sugar.compare("not_equal", self, other)
 
     def __lt__(self, other: Any) -> Value:

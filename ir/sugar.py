@@ -132,6 +132,23 @@ def numpy_operator(ufunc: Any, method: str, inputs: Any, options: Any) -> Value:
     return result
 
 
+def numpy_function(x: Value, function: Any, args: Any, kwargs: Any) -> Any:
+    """What a function of NumPy gives for a tensor among its arguments, if its numbers are known."""
+    if function in (np.shape, np.ndim, np.size) and len(args) == 1:
+        return {np.shape: x.shape, np.ndim: x.ndim, np.size: x.type.size}[function]
+    if not x.is_constant:
+        raise _unknown(x, f"numpy.{function.__name__}", "use hornfels.ops in place of NumPy's "
+                                                        "functions")  # fmt: skip
+    return function(*_concrete(args), **{name: _concrete(arg) for name, arg in kwargs.items()})
+
+
+def _concrete(arguments: Any) -> Any:
+    """A nest of arguments with arrays for tensors."""
+    if isinstance(arguments, list | tuple):
+        return type(arguments)(_concrete(x) for x in arguments)
+    return np.asarray(arguments) if hasattr(arguments, "is_constant") else arguments
+
+
 def _unknown(x: Value, what: str, hint: str) -> DTypeError:
     from .builder import where
 
@@ -223,7 +240,7 @@ def binary(name: str, x: Any, y: Any) -> Value:
 
 def compare(name: str, x: Value, y: Any) -> Any:
     """`binary` for `==` and `!=`, which Python also asks about what is no tensor, such as None."""
-    return binary(name, x, y) if is_operand(y) else NotImplemented
+    return binary(name, x, y) if is_operand(y) else NotImplemented  # then: is it the same object
 
 
 def is_operand(x: Any) -> bool:

@@ -119,6 +119,9 @@ def test_python_may_branch_on_numbers():
 def test_numpy_s_functions_do_not_break_the_chain_silently():
     with pytest.raises(DTypeError, match=r"numpy.sin of a traced tensor(.|\n)*use hornfels.ops"):
         hf.grad(lambda x: ops.sum(np.sin(x)))(X)
+    with pytest.raises(DTypeError, match=r"numpy.sum of a traced tensor(.|\n)*use hornfels.ops"):
+        hf.grad(lambda x: np.sum(x))(X)
+    same(hf.grad(lambda x: ops.sum(x * (np.ndim(x) + np.shape(x)[0])))(X), np.full(3, 4.0))
     with pytest.raises(DTypeError, match=r"numpy conversion of a traced tensor"):
         hf.grad(lambda x: float(np.asarray(x).sum()))(X)
     same(hf.grad(lambda x: ops.sum(X * x + np.float32(2) / x))(X), X - 2 / (X * X))
