@@ -142,7 +142,7 @@ def _expands(node: Node) -> bool:
     return node.op.name == "broadcast" and node.inputs[0].type.size != node.output.type.size
 
 
-def is_view(value: Value, stored: Iterable[Value]) -> bool:
+def is_view(value: Value, stored: Collection[Value]) -> bool:
     """Whether the value is a reshape of a stored value, parameter or large constant."""
     node = value.node
     if node is None or node.op.name not in _VIEWS:
