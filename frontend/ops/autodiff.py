@@ -347,6 +347,7 @@ def _value_and_grad(
                                 f"got {i!r} for {len(args)} of them")  # fmt: skip
     positions = [i % len(args) for i in positions]
     args = list(args)
+    given = [x for i in positions for x in tree.leaves(args[i]) if x is not None]
     for i in dict.fromkeys(positions):
         args[i] = tree.map_structure(lambda x: _primal(name, x), args[i])
     value, aux = _split(name, f(*args, **kwargs), has_aux)
@@ -359,8 +360,29 @@ def _value_and_grad(
     wrt = [args[i] for i in positions]
     leaves = _values(wrt)
     found = autodiff.gradients(loss, leaves)
+    _refuse_bypassed(name, given, found, loss)
     grads = tuple(_refill(wrt, _or_zeros(found, leaves)))
     return (loss, aux), grads if isinstance(argnums, list | tuple) else grads[0]
+
+
+def _refuse_bypassed(
+    name: str, given: Sequence[Any], found: Sequence[Value | None], loss: Value
+) -> None:
+    """Refuse a variable that the function reads itself, as a layer's does: zeros would be wrong."""
+    unused = {
+        tensor(x): x
+        for x, g in zip(given, found, strict=True)
+        if g is None and isinstance(x, Variable)
+    }
+    if not unused:
+        return
+    for v in (loss, *(v for node in reachable([loss]) for v in node.inputs)):
+        if v in unused:
+            raise GradientError(
+                f"{name}: the function reads variable {unused[v].path!r} itself and not the "
+                "argument, which alone is differentiated by",
+                hint="use the argument, or hornfels.gradients(loss, variables)",
+            )
 
 
 def _or_zeros(found: Sequence[Value | None], like: Sequence[Value]) -> list[Value]:

@@ -379,3 +379,18 @@ def test_a_gradient_that_clips_what_comes_back_has_no_forward_mode():
     near = np.array([0.01, -1.0, 2.0], np.float32)  # of these, clip lets the first through
     twice = hf.grad(lambda x: ops.sum(hf.grad(loss)(x) * V))(near)  # backwards, as the hint says
     same(twice, np.array([0.1, 0, 0], np.float32))
+
+
+@pytest.mark.parametrize("backend", [None, "eager"])
+def test_a_variable_that_is_read_around_the_argument_is_refused(backend):
+    layer = hf.layers.Dense(2)
+    layer.build((None, 3))
+
+    def gradient(x):
+        return hf.grad(lambda _, x: ops.sum(layer(x)))(layer.trainable_variables, x)
+
+    call = hf.compile(gradient, backend=backend) if backend else gradient
+    with pytest.raises(GradientError, match=r"reads variable 'dense.*' itself(.|\n)*gradients"):
+        call(X[None])
+    unread = hf.Variable(X)
+    same(hf.grad(lambda _, x: ops.sum(x))(unread, X), np.zeros(3))
