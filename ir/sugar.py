@@ -240,7 +240,7 @@ def binary(name: str, x: Any, y: Any) -> Value:
 
 def compare(name: str, x: Value, y: Any) -> Any:
     """`binary` for `==` and `!=`, which Python also asks about what is no tensor, such as None."""
-    return binary(name, x, y) if is_operand(y) else NotImplemented  # then: is it the same object
+    return binary(name, x, y) if is_operand(y) else NotImplemented
 
 
 def is_operand(x: Any) -> bool:
