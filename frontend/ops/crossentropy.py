@@ -98,7 +98,7 @@ def sparse_categorical_crossentropy(
         )
     logs = _log_probabilities(output, from_logits, axis)
     axis = sugar.normalize_axis("sparse_categorical_crossentropy", axis, output.ndim)
-    hot = one_hot(target, int(output.shape[axis]), axis=axis)
+    hot = one_hot(target, int(output.shape[axis]), axis=axis, dtype=output.dtype)
     return -sugar.reduce("reduce_sum", hot * logs, axis)
 
 
