@@ -105,13 +105,13 @@ class Trace(Builder):
 def _refuse_strays(graph: Graph) -> None:
     """Refuse values that were made while something else was traced, and got out by a side way."""
     known = set(graph.parameters)
-    for node in graph.nodes:
-        for value in node.inputs:
-            if value.node is None and value not in known:
-                raise ArgumentError(
-                    f"{node.op.name}: operand {value.type} belongs to another trace, or to the "
-                    "body of a loop or branch",
-                    where=node.source.where,
-                    hint="a body gives tensors by returning them and by assigning to variables; "
-                    "add_loss and attributes of objects do not reach outside",
-                )
+    read = [(f"{n.op.name}: operand", v, n.source.where) for n in graph.nodes for v in n.inputs]
+    read += [(f"{graph.name}: result", v, "") for v in graph.results]
+    for what, value, where in read:
+        if value.node is None and value not in known:
+            raise ArgumentError(
+                f"{what} {value.type} belongs to another trace, or to the body of a loop or branch",
+                where=where,
+                hint="a body gives tensors by returning them and by assigning to variables; "
+                "add_loss and attributes of objects do not reach outside",
+            )

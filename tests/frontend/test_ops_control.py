@@ -408,7 +408,7 @@ def test_what_a_body_puts_aside_is_refused_outside():
     aside = []
 
     def step(c, r):
-        aside.append(r * 2)
+        aside.extend([r * 2, r])
         return c, r
 
     with Trace("t") as trace:
@@ -416,6 +416,8 @@ def test_what_a_body_puts_aside_is_refused_outside():
         ops.scan(step, 0.0, x)
         with pytest.raises(ArgumentError, match=r"mul: operand .* belongs to another trace, or to"):
             trace.finish({"y": aside[0]})
+        with pytest.raises(ArgumentError, match=r"t: result f32\[3\] belongs to another trace"):
+            trace.finish({"y": aside[1]})
 
 
 def test_an_index_beside_the_branches_takes_the_nearest():
