@@ -51,7 +51,8 @@ ABSOLUTE = frozenset({"sigmoid"})
 """Ops with results up to 1 whose error some libraries keep small beside 1 only."""
 
 NORMWISE = frozenset({"fft", "cholesky", "triangular_solve", "lu", "qr", "svd", "eigh"})
-"""Ops whose error is small beside the largest element of a result, not beside each."""
+"""Ops whose error is small beside the largest element of a matrix, not beside each: it is that of
+another matrix, a few units away."""
 
 
 class Undefined(Exception):
@@ -91,7 +92,8 @@ class _Noise:
             results = checked(node, operands)
             return [self.zeros(r) for r in results] if op.kind == "elementwise" else results
         if op.name in BACKWARD or op.kind == "region":
-            operands = [self.shaken(x, 1.0) for x in operands]
+            units = 4.0 if op.name in NORMWISE else 1.0
+            operands = [self.shaken(x, units, _scale(op.name, x)) for x in operands]
         results = checked(node, operands)
         if op.name == "cast" and not _narrows(node):
             return results
@@ -125,7 +127,7 @@ class _Noise:
 def _scale(op: str, result: np.ndarray) -> float:
     """The number beside which an op's error is small, where that is not each element."""
     if op in ABSOLUTE:
-        return 1.0
+        return 1.0 if result.dtype in EPS else 0.0
     if op not in NORMWISE or result.dtype not in EPS or result.size == 0:
         return 0.0
     largest = float(np.abs(result.astype(np.float64)).max())

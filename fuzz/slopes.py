@@ -21,8 +21,12 @@ from ..ir.graph import Graph, Source, Value
 from ..ir.types import f64
 from .arrays import arrays_for
 from .numerics import Undefined, checked
+from .variants import ops_of
 
 STEP = 1e-6
+OTHERWISE = frozenset({"stop_gradient", "custom_gradient"})
+"""Ops whose gradient is another on purpose."""
+
 TOLERANCE = 1e-4
 """Of the slope, beside the terms that it sums up."""
 
@@ -57,7 +61,7 @@ def slope_error(forward: Graph, seed: int) -> str:
     values = [*forward.parameters, *(v for n in forward.nodes for v in n.outputs)]
     if any(v.dtype.is_float and v.dtype != f64 for v in values):
         return ""
-    if any(n.op.name == "stop_gradient" for n in forward.nodes):
+    if ops_of(forward) & OTHERWISE:
         return ""
     try:
         graph = with_gradients(forward)
