@@ -75,7 +75,8 @@ def test_pins_that_keep_tvm_from_crashing(project):
 
 
 @pytest.mark.parametrize(
-    "command", ['pip install ".[cpu]" && hornfels demo', 'pip install -e ".[test]" && pytest -n auto']
+    "command",
+    ['pip install ".[cpu]" && hornfels demo', 'pip install -e ".[test]" && pytest -n auto'],
 )
 def test_readme_and_ci_give_the_same_commands(command):
     assert command in (ROOT / "README.md").read_text()
