@@ -8,7 +8,7 @@ from ...ir import sugar
 from ...ir.errors import ArgumentError, ShapeError
 from ...ir.graph import Value
 from ...ir.op import get as primitive
-from ...ir.types import Size, f32, i32
+from ...ir.types import Size, f32, i32, promote
 from .. import config
 from ..operation import operation
 from .activation import log_softmax_of, softplus_of
@@ -98,7 +98,8 @@ def sparse_categorical_crossentropy(
         )
     logs = _log_probabilities(output, from_logits, axis)
     axis = sugar.normalize_axis("sparse_categorical_crossentropy", axis, output.ndim)
-    hot = one_hot(target, int(output.shape[axis]), axis=axis, dtype=output.dtype)
+    labels = promote(output.dtype, f32)  # Keras' one-hot labels are f32, so narrow outputs widen
+    hot = one_hot(target, int(output.shape[axis]), axis=axis, dtype=labels)
     return -sugar.reduce("reduce_sum", hot * logs, axis)
 
 
