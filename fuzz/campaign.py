@@ -168,6 +168,7 @@ class Campaign:
             text = slope_error(graph, seed)
         except Exception as error:  # noqa: BLE001
             text = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            self.statistics.failing += 1
             failure = Failure("error", SLOPES, text, signature_of(text))
             self._note(Found(seed, failure, None, 0))
             return

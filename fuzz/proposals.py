@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..ir.builder import constant
-from ..ir.graph import Graph, Value
+from ..ir.graph import Value, substitute_attribute
 from ..ir.op import Case, Op
-from ..ir.types import Dim, DType, TensorType, i32, substitute, u32
+from ..ir.types import DType, TensorType, i32, u32
 from .pool import INTEGERS, Pool
 
 Proposal = Callable[[Pool, Op], Sequence[Value] | None]
@@ -114,17 +114,7 @@ def _as_sampled(p: Pool, op: Op) -> Sequence[Value]:
             v if np.array_equal(p.array(v), a) else constant(a, v.dtype)
             for v, a in zip(operands, arrays, strict=True)
         ]
-    return op.all(*operands, **{k: _bound(v, sizes) for k, v in case.attrs.items()})
-
-
-def _bound(attribute: Any, sizes: dict[str, int]) -> Any:
-    if isinstance(attribute, Dim):
-        return substitute(attribute, sizes)
-    if isinstance(attribute, tuple):
-        return tuple(_bound(item, sizes) for item in attribute)
-    if isinstance(attribute, Graph):
-        return attribute.specialize(sizes)
-    return attribute
+    return op.all(*operands, **{k: substitute_attribute(v, sizes) for k, v in case.attrs.items()})
 
 
 # --- constants and positions -----------------------------------------------------------------

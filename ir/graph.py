@@ -449,7 +449,7 @@ class Graph:
         parameters = {v: Value(v.type.substitute(bindings), name=v.name) for v in self.parameters}
 
         def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value]:
-            attrs = {k: _substitute(v, bindings) for k, v in node.attrs.items()}
+            attrs = {k: substitute_attribute(v, bindings) for k, v in node.attrs.items()}
             return emit(node.op, inputs, attrs)
 
         return self.rebuild(visit, parameters)
@@ -462,11 +462,12 @@ class Graph:
     __repr__ = __str__
 
 
-def _substitute(attribute: Any, bindings: Mapping[str, int]) -> Any:
+def substitute_attribute(attribute: Any, bindings: Mapping[str, int]) -> Any:
+    """An attribute with symbols replaced by sizes."""
     if isinstance(attribute, Dim):
         return substitute(attribute, bindings)
     if isinstance(attribute, tuple):
-        return tuple(_substitute(item, bindings) for item in attribute)
+        return tuple(substitute_attribute(item, bindings) for item in attribute)
     if isinstance(attribute, Graph):
         return attribute._substitute(bindings)
     return attribute

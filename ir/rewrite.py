@@ -429,11 +429,9 @@ class Rewriter:
     ----------
     rules : sequence of Rule
         Tried in order at every node; the first that fits is applied.
-    limit : int, optional
-        Rewrites to fire at most in a run, beside what the budget in force allows.
     """
 
-    def __init__(self, rules: Sequence[Rule], limit: int | None = None) -> None:
+    def __init__(self, rules: Sequence[Rule]) -> None:
         names = [rule.name for rule in rules]
         repeated = sorted({n for n in names if names.count(n) > 1})
         if repeated:
@@ -442,7 +440,6 @@ class Rewriter:
         for rule in rules:
             for op in rule.root.ops:
                 self.by_op.setdefault(op, []).append(rule)
-        self.limit = limit
 
     def run(self, graph: Graph) -> tuple[Graph, Report]:
         """The rewritten graph, and what was done."""
@@ -486,7 +483,7 @@ class Rewriter:
         takes one sweep.
         """
         report = sweep.report
-        for rule in () if self._is_spent(report) else self.by_op.get(now.op.name, ()):
+        for rule in () if report.budget.is_spent else self.by_op.get(now.op.name, ()):
             node = now if rule.keeps_inner else before
             if node is None or not may_match(rule.root, node):
                 continue
@@ -503,10 +500,6 @@ class Rewriter:
             report.budget.spend(rule.name, node, outputs)
             return outputs
         return now.outputs
-
-    def _is_spent(self, report: Report) -> bool:
-        fired = sum(report.fired.values())
-        return report.budget.is_spent or (self.limit is not None and fired >= self.limit)
 
 
 @dataclass(eq=False)

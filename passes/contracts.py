@@ -257,7 +257,7 @@ class _Memory:
         """`value` lies at `slot` from now on, and nothing else there."""
         self._check(slot)
         block = self._lies.setdefault((slot.space, slot.index), {})
-        for other in [s for s in block if _overlap(s, slot)]:
+        for other in [s for s in block if s == slot or s.overlaps(slot)]:
             del block[other]
         block[slot] = value
 
@@ -275,9 +275,3 @@ class _Memory:
         if outside or slot.offset % ALIGNMENT:
             raise VerifyError(f"plan {self._plan.graph.name}: {slot} must lie aligned in the arena "
                               f"of {self._plan.arena_bytes} bytes")  # fmt: skip
-
-
-def _overlap(a: Slot, b: Slot) -> bool:
-    if a == b:
-        return True
-    return a.offset < b.offset + b.nbytes and b.offset < a.offset + a.nbytes

@@ -199,7 +199,7 @@ def _check_overlaps(plan: Plan, call: Call) -> None:
         others = [plan.slots[v] for v in (*call.inputs, *call.outputs[:j])]
         for other in others:
             mine = plan.slots[out]
-            if not _overlap(mine, other) or (
+            if not mine.overlaps(other) or (
                 mine == other and other not in others[len(call.inputs) :]
             ):
                 continue
@@ -214,12 +214,6 @@ def _check_region(plan: Plan, call: RegionCall) -> None:
         mine = plan.slots[out]
         others = [plan.slots[v] for v in (*call.inputs, *call.outputs[:j])]
         for i, other in enumerate(others):
-            if _overlap(mine, other) and not (mine == other and begins.get(j) == i):
+            if mine.overlaps(other) and not (mine == other and begins.get(j) == i):
                 raise VerifyError(f"plan {plan.graph.name}: {call.node.op.name} writes {mine} "
                                   f"over {other}")  # fmt: skip
-
-
-def _overlap(a: Slot, b: Slot) -> bool:
-    if (a.space, a.index) != (b.space, b.index) or not a.nbytes or not b.nbytes:
-        return False
-    return a.offset < b.offset + b.nbytes and b.offset < a.offset + a.nbytes

@@ -178,6 +178,18 @@ class Slot:
         """`arena+128` or `state[3]`."""
         return self.space + (f"+{self.offset}" if self.space == "arena" else f"[{self.index}]")
 
+    def overlaps(self, other: Slot) -> bool:
+        """Whether the two share a byte."""
+        if (self.space, self.index) != (other.space, other.index):
+            return False
+        start, end = max(self.offset, other.offset), min(self.end, other.end)
+        return start < end
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.offset + self.nbytes
+
     def __str__(self) -> str:
         return f"{self.place} ({self.nbytes} bytes)"
 

@@ -18,12 +18,13 @@ def _op(name: str, *operands: Value, **attrs: Any) -> Value:
     return get(name)(*operands, **attrs)
 
 
-def _like(out: Value, number: Any) -> Value:
+def like(out: Value, number: Any) -> Value:
     """An array like `out` that repeats one number."""
     return full(out.shape, number, out.dtype)
 
 
-def _is(number: Any, wanted: Any) -> bool | str:
+def equals(number: Any, wanted: Any) -> bool | str:
+    """Whether a constant is the number that a rule is about."""
     return bool(number == wanted) or f"the constant is {number}, not {wanted}"
 
 
@@ -56,7 +57,8 @@ def _product_exact(a: Any, b: Any, out: Value) -> bool | str:
     return normal or f"{a} * {b} is out of range"
 
 
-def _floating(out: Value) -> bool | str:
+def floating(out: Value) -> bool | str:
+    """Whether a result is floating point."""
     return out.dtype.is_float or f"{out.dtype} is not floating point"
 
 
@@ -89,31 +91,31 @@ def _cast_cast(x: Value, inner: DType, outer: DType) -> bool | str:
 
 def _rescale(x: Value, a: Any, b: Any, out: Value) -> Value:
     with np.errstate(all="ignore"):
-        return _op("mul", x, _like(out, a * b))
+        return _op("mul", x, like(out, a * b))
 
 
 ARITHMETIC = (
     Rule("add-zero", lambda p, x, c: p.add(x, p.const(c)),
-         where=lambda c: _is(c, 0), replace=lambda x: x),
+         where=lambda c: equals(c, 0), replace=lambda x: x),
     Rule("sub-zero", lambda p, x, c: p.sub(x, p.const(c)),
-         where=lambda c: _is(c, 0), replace=lambda x: x),
+         where=lambda c: equals(c, 0), replace=lambda x: x),
     Rule("zero-sub", lambda p, x, c: p.sub(p.const(c), x),
-         where=lambda c, out: _signed(out) if c == 0 else _is(c, 0),
+         where=lambda c, out: _signed(out) if c == 0 else equals(c, 0),
          replace=lambda x: _op("neg", x)),
     Rule("mul-one", lambda p, x, c: p.mul(x, p.const(c)),
-         where=lambda c: _is(c, 1), replace=lambda x: x),
+         where=lambda c: equals(c, 1), replace=lambda x: x),
     Rule("mul-minus-one", lambda p, x, c: p.mul(x, p.const(c)),
-         where=lambda c, out: _signed(out) if c == -1 else _is(c, -1),
+         where=lambda c, out: _signed(out) if c == -1 else equals(c, -1),
          replace=lambda x: _op("neg", x)),
     Rule("div-one", lambda p, x, c: p.div(x, p.const(c)),
-         where=lambda c: _is(c, 1), replace=lambda x: x),
+         where=lambda c: equals(c, 1), replace=lambda x: x),
     Rule("div-exact", lambda p, x, c: p.div(x, p.const(c)),
          where=lambda c, out: power_of_two(c, out.dtype),
-         replace=lambda x, c, out: _op("mul", x, _like(out, 1 / float(c)))),
+         replace=lambda x, c, out: _op("mul", x, like(out, 1 / float(c)))),
     Rule("mul-mul-exact", lambda p, x, a, b: p.mul(p.mul(x, p.const(a)), p.const(b)),
          where=lambda a, b, out: _product_exact(a, b, out), replace=_rescale),
     Rule("add-self", lambda p, x: p.add(x, x),
-         where=lambda out: _floating(out), replace=lambda x, out: _op("mul", x, _like(out, 2))),
+         where=lambda out: floating(out), replace=lambda x, out: _op("mul", x, like(out, 2))),
     Rule("neg-neg", lambda p, x: p.neg(p.neg(x)), replace=lambda x: x, keeps_inner=True),
     Rule("neg-sub", lambda p, x, y: p.neg(p.sub(x, y)), replace=lambda x, y: _op("sub", y, x)),
     Rule("add-neg", lambda p, x, y: p.add(x, p.neg(y)),
@@ -121,7 +123,7 @@ ARITHMETIC = (
     Rule("sub-neg", lambda p, x, y: p.sub(x, p.neg(y)),
          replace=lambda x, y: _op("add", x, y), keeps_inner=True),
     Rule("neg-mul-const", lambda p, x, c: p.mul(p.neg(x), p.const(c)),
-         replace=lambda x, c, out: _op("mul", x, _like(out, -c)), keeps_inner=True),
+         replace=lambda x, c, out: _op("mul", x, like(out, -c)), keeps_inner=True),
     Rule("mul-neg-neg", lambda p, x, y: p.mul(p.neg(x), p.neg(y)),
          replace=lambda x, y: _op("mul", x, y), keeps_inner=True),
     Rule("abs-neg", lambda p, x: p.abs(p.neg(x)),
@@ -129,12 +131,12 @@ ARITHMETIC = (
     Rule("abs-abs", lambda p, x: p.abs(p.abs(x)), replace=lambda x: _op("abs", x),
          keeps_inner=True),
     Rule("pow-one", lambda p, x, c: p.pow(x, p.const(c)),
-         where=lambda c: _is(c, 1), replace=lambda x: x),
+         where=lambda c: equals(c, 1), replace=lambda x: x),
     Rule("pow-two", lambda p, x, c: p.pow(x, p.const(c)),
-         where=lambda c: _is(c, 2), replace=lambda x: _op("mul", x, x)),
+         where=lambda c: equals(c, 2), replace=lambda x: _op("mul", x, x)),
     Rule("maximum-self", lambda p, x: p.any(("maximum", "minimum"), x, x), replace=lambda x: x),
     Rule("maximum-zero", lambda p, x, c: p.maximum(x, p.const(c)),
-         where=lambda c: _is(c, 0), replace=lambda x: _op("relu", x)),
+         where=lambda c: equals(c, 0), replace=lambda x: _op("relu", x)),
     Rule("relu-relu", lambda p, x: p.relu(p.relu(x)), replace=lambda x: _op("relu", x),
          keeps_inner=True),
     Rule("stop-gradient", lambda p, x: p.stop_gradient(x), replace=lambda x: x),
@@ -148,15 +150,15 @@ LOGIC = (
     Rule("not-not-equal", lambda p, x, y: p.logical_not(p.not_equal(x, y)),
          replace=lambda x, y: _op("equal", x, y)),
     Rule("and-const", lambda p, x, c: p.logical_and(x, p.const(c)),
-         replace=lambda x, c, out: x if c else _like(out, False)),
+         replace=lambda x, c, out: x if c else like(out, False)),
     Rule("or-const", lambda p, x, c: p.logical_or(x, p.const(c)),
-         replace=lambda x, c, out: _like(out, True) if c else x),
+         replace=lambda x, c, out: like(out, True) if c else x),
     Rule("and-self", lambda p, x: p.any(("logical_and", "logical_or"), x, x),
          replace=lambda x: x),
     Rule("bits-zero", lambda p, x, c: p.any(("bit_or", "bit_xor"), x, p.const(c)),
-         where=lambda c: _is(c, 0), replace=lambda x: x),
+         where=lambda c: equals(c, 0), replace=lambda x: x),
     Rule("shift-zero", lambda p, x, c: p.any(("shift_left", "shift_right"), x, p.const(c)),
-         where=lambda c: _is(c, 0), replace=lambda x: x),
+         where=lambda c: equals(c, 0), replace=lambda x: x),
     Rule("select-const", lambda p, c, x, y: p.select(p.const(c), x, y),
          replace=lambda c, x, y: x if c else y),
     Rule("select-same", lambda p, c, x: p.select(c, x, x), replace=lambda x: x),
@@ -167,7 +169,7 @@ LOGIC = (
     Rule("select-select-false", lambda p, c, x, y, z: p.select(c, x, p.select(c, y, z)),
          replace=lambda c, x, z: _op("select", c, x, z), keeps_inner=True),
     Rule("select-one-zero", lambda p, c, a, b: p.select(c, p.const(a), p.const(b)),
-         where=lambda a, b, out: _is(a, 1) if a != 1 else _is(b, 0),
+         where=lambda a, b, out: equals(a, 1) if a != 1 else equals(b, 0),
          replace=lambda c, out: c if out.dtype.is_bool else _op("cast", c, dtype=out.dtype)),
 )  # fmt: skip
 
@@ -179,7 +181,7 @@ CASTS = (
          replace=lambda x, outer: x if x.dtype == outer else _op("cast", x, dtype=outer),
          keeps_inner=True),
     Rule("cast-not-zero", lambda p, x, c, d: p.not_equal(p.cast(x, dtype=d), p.const(c)),
-         where=lambda x, c: _is(c, 0) if x.dtype.is_bool else f"{x.dtype} is not bool",
+         where=lambda x, c: equals(c, 0) if x.dtype.is_bool else f"{x.dtype} is not bool",
          replace=lambda x: x, keeps_inner=True),
 )  # fmt: skip
 

@@ -13,10 +13,10 @@ from typing import Any
 from ...ir.graph import Value
 from ...ir.op import get
 from ...ir.rewrite import Rule
-from ...ir.sugar import full
 from ...ir.types import Shape, size_of
+from .algebra import like
 from .reduction import REDUCTIONS
-from .shape import BINARY, UNARY, again, broadcast_of, not_a_number
+from .shape import BINARY, UNARY, again, broadcast_of, not_a_number, reshaped
 from .sinking import kept_axes
 
 Ints = tuple[int, ...]
@@ -24,10 +24,6 @@ Ints = tuple[int, ...]
 
 def _transpose(x: Value, q: Sequence[int]) -> Value:
     return x if list(q) == sorted(q) else get("transpose")(x, permutation=tuple(q))
-
-
-def _reshape(x: Value, shape: Shape) -> Value:
-    return x if x.shape == shape else get("reshape")(x, shape=shape)
 
 
 # --- transposes ------------------------------------------------------------------------------
@@ -39,10 +35,6 @@ def _untransposed(b: Value, s: Shape, a: Ints, q: Ints) -> Value:
     order = sorted(range(len(a)), key=targets.__getitem__)
     shape = tuple(s[q.index(axis)] for axis in range(len(q)))
     return broadcast_of(_transpose(b, order), shape, tuple(sorted(targets)))
-
-
-def _number(x: Value, c: Any) -> Value:
-    return full(x.shape, c, x.dtype)
 
 
 def _reduce_first(x: Value, q: Ints, a: Ints, out: Value) -> Value:
@@ -77,10 +69,10 @@ TRANSPOSES = (
          replace=lambda x, y, q, out: _transpose(again(out, x, y), q)),
     Rule("transpose-and-number",
          lambda p, x, q, c: p.any(BINARY, p.transpose(x, permutation=q), p.const(c)),
-         replace=lambda x, q, c, out: _transpose(again(out, x, _number(x, c)), q)),
+         replace=lambda x, q, c, out: _transpose(again(out, x, like(x, c)), q)),
     Rule("number-and-transpose",
          lambda p, x, q, c: p.any(BINARY, p.const(c), p.transpose(x, permutation=q)),
-         replace=lambda x, q, c, out: _transpose(again(out, _number(x, c), x), q)),
+         replace=lambda x, q, c, out: _transpose(again(out, like(x, c), x), q)),
     Rule("transpose-and-broadcast",
          lambda p, x, q, b, s, a: p.any(BINARY, p.transpose(x, permutation=q),
                                         p.broadcast(b, shape=s, axes=a)),
@@ -155,7 +147,7 @@ def _may_reduce_first(x: Value, s: Shape, a: Ints) -> bool | str:
 def _reduce_unreshaped(x: Value, s: Shape, a: Ints, out: Value) -> Value:
     assert out.node is not None
     axes = _reduced_groups(x, s, a)
-    return _reshape(get(out.node.op.name)(x, axes=axes), out.shape)
+    return reshaped(get(out.node.op.name)(x, axes=axes), out.shape)
 
 
 def _slices_kept(x: Value, s: Shape, b: Ints, e: Shape, t: Ints) -> bool | str:
@@ -170,7 +162,7 @@ def _slice_unreshaped(x: Value, s: Shape, b: Ints, e: Shape, t: Ints, out: Value
     for axis, old in kept_axes(x.shape, s).items():
         starts[old], limits[old], strides[old] = b[axis], e[axis], t[axis]
     part = get("slice")(x, starts=tuple(starts), limits=tuple(limits), strides=tuple(strides))
-    return _reshape(part, out.shape)
+    return reshaped(part, out.shape)
 
 
 RESHAPES = (
@@ -233,7 +225,7 @@ def _join_batch(x: Value, w: Value, g: bool, out: Value) -> Value:
     """A product of a batch with one matrix as one product of all rows."""
     rows = get("reshape")(x, shape=(size_of(x.shape[:-1]), x.shape[-1]))
     product = get("matmul")(rows, w, transpose_a=False, transpose_b=g)
-    return _reshape(product, out.shape)
+    return reshaped(product, out.shape)
 
 
 BROADCASTS = (

@@ -8,15 +8,12 @@ from ...ir.op import get
 from ...ir.rewrite import Rule
 from ...ir.sugar import full
 from ...ir.types import Dim, Shape, size_of
+from .shape import reshaped
 
 Ints = tuple[int, ...]
 
 IDEMPOTENT = ("reduce_max", "reduce_min", "reduce_any", "reduce_all")
 REDUCTIONS = ("reduce_sum", "reduce_prod", *IDEMPOTENT)
-
-
-def _reshape(x: Value, shape: Shape) -> Value:
-    return x if x.shape == shape else get("reshape")(x, shape=shape)
 
 
 def _reduces_ones(x: Value, axes: Ints) -> bool | str:
@@ -37,7 +34,7 @@ def _rest(x: Value, shape: Shape, axes: Ints, over: Ints) -> Value:
     """What is left of `broadcast(x)` when the repeated axes `over` are dropped."""
     kept = [a for a in range(len(shape)) if a not in over]
     mine = [i for i, a in enumerate(axes) if a not in over]
-    squeezed = _reshape(x, tuple(x.shape[i] for i in mine))
+    squeezed = reshaped(x, tuple(x.shape[i] for i in mine))
     return get("broadcast")(squeezed, shape=tuple(shape[a] for a in kept),
                             axes=tuple(kept.index(axes[i]) for i in mine))  # fmt: skip
 
@@ -92,7 +89,7 @@ def _size_known(x: Value, axis: int) -> bool | str:
 
 REDUCTION = (
     Rule("reduce-ones", lambda p, x, a: p.any(REDUCTIONS, x, axes=a),
-         where=lambda x, a: _reduces_ones(x, a), replace=lambda x, out: _reshape(x, out.shape)),
+         where=lambda x, a: _reduces_ones(x, a), replace=lambda x, out: reshaped(x, out.shape)),
     Rule("reduce-broadcast",
          lambda p, x, s, a, o: p.any(IDEMPOTENT, p.broadcast(x, shape=s, axes=a), axes=o),
          where=lambda x, s, a, o: _repeated_only(x, s, a, o),

@@ -26,7 +26,8 @@ BINARY = (
 )  # fmt: skip
 
 
-def _reshape(x: Value, shape: Shape) -> Value:
+def reshaped(x: Value, shape: Shape) -> Value:
+    """`x` in another shape; itself if it has that."""
     return x if x.shape == shape else get("reshape")(x, shape=shape)
 
 
@@ -61,7 +62,7 @@ def _has_ones(x: Value) -> bool | str:
 
 def _drop_ones(x: Value, shape: Shape, axes: Ints) -> Value:
     kept = [i for i, d in enumerate(x.shape) if d != 1]
-    squeezed = _reshape(x, tuple(x.shape[i] for i in kept))
+    squeezed = reshaped(x, tuple(x.shape[i] for i in kept))
     return broadcast_of(squeezed, shape, tuple(axes[i] for i in kept))
 
 
@@ -156,7 +157,7 @@ NUMBERS = (
 
 BROADCASTS = (
     Rule("broadcast-nothing", lambda p, x, s, a: p.broadcast(x, shape=s, axes=a),
-         where=lambda x, s, a: _repeats_nothing(x, s, a), replace=lambda x, s: _reshape(x, s)),
+         where=lambda x, s, a: _repeats_nothing(x, s, a), replace=lambda x, s: reshaped(x, s)),
     Rule("broadcast-drop-ones", lambda p, x, s, a: p.broadcast(x, shape=s, axes=a),
          where=lambda x: _has_ones(x), replace=lambda x, s, a: _drop_ones(x, s, a)),
     Rule("broadcast-broadcast",
@@ -197,9 +198,9 @@ RESHAPES = (
     Rule("reshape-same", lambda p, x, s: p.reshape(x, shape=s),
          where=lambda x, s: x.shape == s or "the shape changes", replace=lambda x: x),
     Rule("reshape-reshape", lambda p, x, s: p.reshape(p.reshape(x), shape=s),
-         replace=lambda x, s: _reshape(x, s), keeps_inner=True),
+         replace=lambda x, s: reshaped(x, s), keeps_inner=True),
     Rule("transpose-ones", lambda p, x, q: p.transpose(x, permutation=q),
-         where=lambda x, q: _moves_only_ones(x, q), replace=lambda x, out: _reshape(x, out.shape)),
+         where=lambda x, q: _moves_only_ones(x, q), replace=lambda x, out: reshaped(x, out.shape)),
     Rule("transpose-transpose",
          lambda p, x, q, r: p.transpose(p.transpose(x, permutation=q), permutation=r),
          replace=lambda x, q, r: get("transpose")(x, permutation=tuple(q[a] for a in r)),

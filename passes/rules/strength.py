@@ -12,8 +12,8 @@ from typing import Any
 from ...ir.graph import Value
 from ...ir.op import get
 from ...ir.rewrite import Rule, number_of
-from ...ir.sugar import full
 from ...ir.types import Shape, size_of
+from .algebra import equals, floating, like
 
 Ints = tuple[int, ...]
 
@@ -42,16 +42,8 @@ def is_nonnegative(x: Value, depth: int = _DEPTH) -> bool:
     return name == "cast" and x.dtype.is_float and is_nonnegative(operands[0], depth - 1)
 
 
-def _is(number: Any, wanted: Any) -> bool | str:
-    return bool(number == wanted) or f"the constant is {number}, not {wanted}"
-
-
 def _not_negative(x: Value) -> bool | str:
     return is_nonnegative(x) or "the operand may be negative"
-
-
-def _float(out: Value) -> bool | str:
-    return out.dtype.is_float or f"{out.dtype} is not floating point"
 
 
 def _mul(x: Value, y: Value) -> Value:
@@ -62,32 +54,28 @@ def _square(x: Value) -> Value:
     return _mul(x, x)
 
 
-def _like(out: Value, number: Any) -> Value:
-    return full(out.shape, number, out.dtype)
-
-
 def _both(first: bool | str, second: bool | str) -> bool | str:
     return second if first is True else first
 
 
 POWERS = (
     Rule("pow-zero", lambda p, x, c: p.pow(x, p.const(c)),
-         where=lambda c: _is(c, 0), replace=lambda out: _like(out, 1)),
+         where=lambda c: equals(c, 0), replace=lambda out: like(out, 1)),
     Rule("pow-three", lambda p, x, c: p.pow(x, p.const(c)),
-         where=lambda c: _is(c, 3), replace=lambda x: _mul(_square(x), x)),
+         where=lambda c: equals(c, 3), replace=lambda x: _mul(_square(x), x)),
     Rule("pow-four", lambda p, x, c: p.pow(x, p.const(c)),
-         where=lambda c: _is(c, 4), replace=lambda x: _square(_square(x))),
+         where=lambda c: equals(c, 4), replace=lambda x: _square(_square(x))),
     Rule("pow-minus-one", lambda p, x, c: p.pow(x, p.const(c)),
-         where=lambda c, out: _both(_is(c, -1), _float(out)),
-         replace=lambda x, out: get("div")(_like(out, 1), x)),
+         where=lambda c, out: _both(equals(c, -1), floating(out)),
+         replace=lambda x, out: get("div")(like(out, 1), x)),
     Rule("pow-half", lambda p, x, c: p.pow(x, p.const(c)),
-         where=lambda x, c: _both(_is(c, 0.5), _not_negative(x)),
+         where=lambda x, c: _both(equals(c, 0.5), _not_negative(x)),
          replace=lambda x: get("sqrt")(x)),
     Rule("pow-minus-half", lambda p, x, c: p.pow(x, p.const(c)),
-         where=lambda x, c: _both(_is(c, -0.5), _not_negative(x)),
+         where=lambda x, c: _both(equals(c, -0.5), _not_negative(x)),
          replace=lambda x: get("rsqrt")(x)),
     Rule("reciprocal-of-sqrt", lambda p, x, c: p.div(p.const(c), p.sqrt(x)),
-         where=lambda c: _is(c, 1), replace=lambda x: get("rsqrt")(x)),
+         where=lambda c: equals(c, 1), replace=lambda x: get("rsqrt")(x)),
 )  # fmt: skip
 
 
@@ -101,16 +89,16 @@ def _unsigned_power(c: Any, out: Value) -> bool | str:
 FUNCTIONS = (
     Rule("logistic",
          lambda p, x, a, b: p.div(p.const(a), p.add(p.const(b), p.exp(p.neg(x)))),
-         where=lambda a, b: _both(_is(a, 1), _is(b, 1)), replace=lambda x: get("sigmoid")(x)),
+         where=lambda a, b: _both(equals(a, 1), equals(b, 1)), replace=lambda x: get("sigmoid")(x)),
     Rule("maximum-neg", lambda p, x: p.maximum(x, p.neg(x)),
          where=lambda out: out.dtype.kind in ("int", "float") or f"{out.dtype} has no sign",
          replace=lambda x: get("abs")(x), keeps_inner=True),
     Rule("div-shift", lambda p, x, c: p.div(x, p.const(c)),
          where=_unsigned_power,
-         replace=lambda x, c, out: get("shift_right")(x, _like(out, int(c).bit_length() - 1))),
+         replace=lambda x, c, out: get("shift_right")(x, like(out, int(c).bit_length() - 1))),
     Rule("remainder-mask", lambda p, x, c: p.remainder(x, p.const(c)),
          where=_unsigned_power,
-         replace=lambda x, c, out: get("bit_and")(x, _like(out, int(c) - 1))),
+         replace=lambda x, c, out: get("bit_and")(x, like(out, int(c) - 1))),
 )  # fmt: skip
 
 

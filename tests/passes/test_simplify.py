@@ -57,7 +57,7 @@ def broken(name: str, **changes) -> Rule:
 WRONG = [
     broken("mul-one", where=None),
     broken("add-zero", where=None),
-    broken("div-exact", replace=lambda x, c, out: get("mul")(x, algebra._like(out, float(c)))),
+    broken("div-exact", replace=lambda x, c, out: get("mul")(x, algebra.like(out, float(c)))),
     broken("select-not", replace=lambda c, x, y: get("select")(c, x, y)),
     broken("neg-sub", replace=lambda x, y: get("sub")(x, y)),
     broken("cast-cast", where=None),

@@ -14,10 +14,10 @@ import numpy as np
 from hornfels.ir import Builder, Graph, evaluate, gradients, jvp, parse, sugar
 from hornfels.ir.builder import emit
 from hornfels.ir.errors import HornfelsError
-from hornfels.ir.graph import Node, Value
+from hornfels.ir.graph import Node, Value, substitute_attribute
 from hornfels.ir.op import Case, Op, Reason
 from hornfels.ir.scalar import on_arrays
-from hornfels.ir.types import Dim, DType, TensorType, f64, substitute, type_of
+from hornfels.ir.types import DType, TensorType, f64, type_of
 
 SIZES = {"N": 3}
 """What the symbols of the samples stand for."""
@@ -34,13 +34,7 @@ IDENTITIES = {"stop_gradient"}
 
 def bound(attribute: Any, sizes: dict[str, int] = SIZES) -> Any:
     """An attribute with the symbols replaced by sizes."""
-    if isinstance(attribute, Dim):
-        return substitute(attribute, sizes)
-    if isinstance(attribute, tuple):
-        return tuple(bound(item, sizes) for item in attribute)
-    if isinstance(attribute, Graph):
-        return attribute.specialize(sizes)
-    return attribute
+    return substitute_attribute(attribute, sizes)
 
 
 def draw(op: Op, case: Case, dtypes: dict[DType, DType] | None = None) -> list[np.ndarray]:
