@@ -107,6 +107,10 @@ class Op:
     scalar : callable or None
         `scalar(m, *elements, **attrs)` for elementwise ops: one element over the math
         namespace `m`.
+    flops : callable or None
+        `flops(*operand_types, out, **attrs)`: floating-point operations of a contraction, a
+        multiply-add being two; `out` is the type of its result, sizes are fixed. None for ops
+        whose work is counted by the element.
     onnx : str or Reason
         The standard op of the same meaning, `CODE` for a function in the backend, or a Reason.
     tvm : Reason or None
@@ -124,6 +128,7 @@ class Op:
     onnx: str | Reason
     jvp: Callable[..., Sequence[Value | None]] | None = None
     scalar: Callable[..., Any] | None = None
+    flops: Callable[..., int] | None = None
     tvm: Reason | None = None
     samples: Sequence[Case] = field(default=())
     rejects: Sequence[Rejected] = field(default=())

@@ -169,6 +169,12 @@ def _out_sizes(x: Ints, w: Ints, **attrs: Any) -> Ints:
     return tuple(int(d) for d in shape[1:-1])
 
 
+def _flops(y: TensorType, w: TensorType) -> int:
+    """Each result of the convolution is a sum over the taps and channels of its group."""
+    outputs = int(w.shape[-1])
+    return 2 * int(y.size) * int(w.size) // outputs if outputs else 0
+
+
 def _conv_vjp(g: Value, x: Value, w: Value, *, out: Value, **attrs: Any) -> tuple[Value, Value]:
     return (
         conv_input_grad(g, w, input_shape=x.shape, **attrs),
@@ -184,6 +190,7 @@ conv = define(Op(
     kind="contraction",
     type=_conv_type, numpy=_conv_numpy, vjp=_conv_vjp,
     jvp=multilinear("conv"),
+    flops=lambda x, w, *, out, **attrs: _flops(out, w),
     onnx=CODE,
     samples=[
         case(f32(N, 5, 5, 2), f32(3, 3, 2, 4), **_geometry(2)),
@@ -270,6 +277,7 @@ conv_input_grad = define(Op(
     kind="contraction",
     type=_input_grad_type, numpy=_input_grad_numpy, vjp=_input_grad_vjp,
     jvp=multilinear("conv_input_grad"),
+    flops=lambda dy, w, *, out, **attrs: _flops(dy, w),
     onnx=CODE,
     samples=[
         case(f32(N, 3, 3, 4), f32(3, 3, 2, 4), input_shape=(N, 5, 5, 2), **_geometry(2)),
@@ -327,6 +335,7 @@ conv_kernel_grad = define(Op(
     kind="contraction",
     type=_kernel_grad_type, numpy=_kernel_grad_numpy, vjp=_kernel_grad_vjp,
     jvp=multilinear("conv_kernel_grad"),
+    flops=lambda x, dy, *, out, **attrs: _flops(dy, out),
     onnx=CODE,
     samples=[
         case(f32(N, 5, 5, 2), f32(N, 3, 3, 4), kernel_shape=(3, 3, 2, 4), **_geometry(2)),

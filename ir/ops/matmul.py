@@ -52,6 +52,14 @@ def _vjp(
     return da, db
 
 
+def _flops(
+    a: TensorType, b: TensorType, *, out: TensorType,
+    transpose_a: bool = False, transpose_b: bool = False,
+) -> int:  # fmt: skip
+    terms = a.shape[-2 if transpose_a else -1]
+    return 2 * int(out.size) * int(terms)
+
+
 matmul = define(Op(
     name="matmul",
     doc="""Matrix product over the last two axes; the axes before them are a batch and equal.
@@ -59,6 +67,7 @@ matmul = define(Op(
     kind="contraction",
     type=_type, numpy=_numpy, vjp=_vjp,
     jvp=multilinear("matmul"),
+    flops=_flops,
     onnx=CODE,
     samples=[
         case(f32(4, 5), f32(5, 3)), case(f32(N, 5), f32(5, 3)), case(f32(2, 4, 5), f32(2, 5, 3)),
