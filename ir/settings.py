@@ -16,6 +16,9 @@ HORNFELS_CONTRACTS      contracts=True            check all that each pass promi
                                                   see `passes/contracts.py`
 HORNFELS_NUM_THREADS    num_threads=4             threads of native code; without it, the cores
                                                   that the process may use
+HORNFELS_DENORMALS      denormals="keep"          what native code makes of numbers too small for
+                                                  the normal form: `flush` (zero, as fast as any
+                                                  other number; the default) or `keep`
 HORNFELS_WORKER         worker=3                  index of this process among those that train
                                                   together; its random numbers are its own
 ======================  ========================  ==============================================
@@ -55,6 +58,7 @@ class Settings:
     rewrite_limit: int | None = None
     contracts: bool = False
     num_threads: int | None = None
+    denormals: str = "flush"
     worker: int = 0
 
 
@@ -143,6 +147,12 @@ def _threads(name: str, value: object) -> int | None:
     return _number(name, value, "threads", 1)
 
 
+def _denormals(name: str, value: object) -> str:
+    if value not in ("flush", "keep"):
+        raise ArgumentError(f"{name}: must be flush or keep, got {value!r}")
+    return str(value)
+
+
 def _worker(name: str, value: object) -> int:
     number = _number(name, value, "a worker", 0)
     if number is None or number >= 1 << 15:
@@ -161,5 +171,5 @@ def _flag(name: str, value: object) -> bool:
 _PARSERS = {
     "debug": _topics, "dump": _text, "passes": _text, "stop_after": _text,
     "rewrite_limit": _rewrites, "contracts": _flag, "num_threads": _threads,
-    "worker": _worker,
+    "denormals": _denormals, "worker": _worker,
 }  # fmt: skip

@@ -1,76 +1,40 @@
 """The native program: kernels over raw pointers and one entry that calls them in order.
 
 Kernels are lowered without TVM's packed-call convention: each becomes a plain C function
-``int32_t name(void*, ...)``. The entry (see `entry`) takes the address of a table of base pointers
-and calls kernel after kernel with ``table[index] + offset``, in loops and branches where the
-program has such. All is compiled in memory by LLVM, so no C compiler or linker is needed, and a
-whole training step is one call.
+``int32_t name(void*, ...)``. The entry (see `entry`) takes a table of base pointers and calls
+kernel after kernel with ``table[index] + offset``, in loops and branches where the program has
+such. TVM's LLVM makes object code of all, which is loaded and run without TVM (see
+`codegen/native/`); no C compiler or linker is needed, and a whole training step is one call.
 
-Kernels that differ only in their name are compiled once. A large program is compiled in two
-parts, each with the kernels of its stretch of the program, on two threads at once: TVM gives up
-Python's lock while it compiles. Running it is then two calls. A loop is never cut.
+Kernels that differ only in their name are compiled once. The entry is an object of its own, so
+that no kernel is inlined in it: TVM tells LLVM that different buffers never share memory, which is
+true within a kernel but not between two. Kernels whose results lie on their operands are another,
+for TVM takes what one function of a module says about that for all of them. A large program's
+kernels are compiled in several objects on as many threads: TVM gives up Python's lock meanwhile.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
+from tvm.tirx import ForKind
 
 from ...ir.errors import LoweringError
+from ..native.program import NativeCode, NativeProgram, load
 from .emit import ALIASED, PLAIN, PrimFunc, Stmt
-from .entry import ENTRY, Call, Statement, bases_in, calls_in, lower_entry
-from .target import Target, start_threads
+from .entry import Call, Statement, bases_in, calls_in, lower_entry
+from .target import Target
 
-_PART_KERNELS = 16  # fewer kernels than this are not worth a second compiler thread
-
-
-class NativeProgram:
-    """Machine code of a program, loaded in this process.
-
-    Parameters
-    ----------
-    modules : sequence of tvm.runtime.Module
-        The parts, in the order they run.
-    pointers : int
-        Length of the table of base pointers.
-    """
-
-    def __init__(self, modules: Sequence[tvm.runtime.Module], pointers: int) -> None:
-        self._modules = tuple(modules)
-        self._entries = tuple(module[ENTRY] for module in modules)
-        self._table = (ctypes.c_int64 * max(1, pointers))()
-        self._address = ctypes.addressof(self._table)
-        self.pointers = pointers
-
-    def run(self, pointers: Sequence[int]) -> None:
-        """Run all calls in order.
-
-        Parameters
-        ----------
-        pointers : sequence of int
-            The base pointers, each aligned to 64 bytes; neither count nor alignment of a
-            wrong one is checked by the code itself, only the count is checked here.
-        """
-        if len(pointers) != self.pointers:
-            raise ValueError(f"run: needs {self.pointers} pointers, got {len(pointers)}")
-        self._table[: self.pointers] = pointers
-        for entry in self._entries:
-            entry(self._address)
-
-    def __call__(self, pointers: Sequence[int]) -> None:
-        self.run(pointers)
-
-    def source(self, form: str = "ll") -> str:
-        """Return the code of all parts: ``"ll"`` for LLVM's language, ``"asm"`` for assembly."""
-        return "\n".join(module.inspect_source(form) for module in self._modules)
+_PART_KERNELS = 8  # fewer kernels than this are not worth another compiler thread
 
 
 def build(
@@ -80,7 +44,18 @@ def build(
     *,
     parts: int | None = None,
 ) -> NativeProgram:
-    """Compile kernels and the program that calls them.
+    """Compile kernels and the program that calls them, and load it; see `compile_code`."""
+    return load(compile_code(kernels, statements, target, parts=parts))
+
+
+def compile_code(
+    kernels: Mapping[str, PrimFunc],
+    statements: Sequence[Statement],
+    target: Target,
+    *,
+    parts: int | None = None,
+) -> NativeCode:
+    """Compile kernels and the program that calls them to object code.
 
     Parameters
     ----------
@@ -92,35 +67,54 @@ def build(
     target : Target
         The machine.
     parts : int, optional
-        Pieces that are compiled at the same time; by default 2 for a large program where this
-        process has two processors, else 1.
+        Pieces that are compiled at the same time; by default as many as this process has
+        processors for a large program, else 1.
 
     Returns
     -------
-    NativeProgram
-        Ready to run.
+    NativeCode
+        To be loaded or stored.
 
     Raises
     ------
     LoweringError
         If a call names no kernel, has the wrong number of arguments, or TVM refuses a kernel.
     """
+    pointers = 1 + max(bases_in(statements), default=-1)
+    pieces = _pieces(kernels, statements, target, parts)
+    with ThreadPoolExecutor(max(1, len(pieces) - 1)) as pool:
+        objects = tuple(pool.map(_Piece.object, pieces))
+    return NativeCode(objects, pointers, target.machine.cores)
+
+
+def source(
+    kernels: Mapping[str, PrimFunc],
+    statements: Sequence[Statement],
+    target: Target,
+    form: str = "ll",
+) -> str:
+    """The code of a program: ``"ll"`` for LLVM's language, ``"asm"`` for assembly."""
+    pieces = _pieces(kernels, statements, target, 1)
+    return "\n".join(piece.compile().inspect_source(form) for piece in pieces)
+
+
+def _pieces(
+    kernels: Mapping[str, PrimFunc],
+    statements: Sequence[Statement],
+    target: Target,
+    parts: int | None,
+) -> list[_Piece]:
     calls = tuple(calls_in(statements))
     for call in calls:
         _check(call, kernels)
-    start_threads(target.machine.cores)
     unique, names = _deduplicate({call.kernel: kernels[call.kernel] for call in calls})
-    pointers = 1 + max(bases_in(statements), default=-1)
     if parts is None:
-        parts = min(2, os.cpu_count() or 1) if len(unique) >= _PART_KERNELS else 1
-    pieces = [
-        _Part(unique, names, piece, pointers, target)
-        for piece in _cut(statements, unique, names, parts)
+        parts = max(1, min(os.cpu_count() or 1, len(unique) // _PART_KERNELS))
+    groups = _groups(unique, parts)
+    return [
+        *(_Kernels(group, target) for group in groups),
+        _Entry(tuple(statements), names, target),
     ]
-    if len(pieces) == 1:
-        return NativeProgram([pieces[0].compile()], pointers)
-    with ThreadPoolExecutor(len(pieces)) as pool:
-        return NativeProgram(list(pool.map(_Part.compile, pieces)), pointers)
 
 
 def _check(call: Call, kernels: Mapping[str, PrimFunc]) -> None:
@@ -149,60 +143,70 @@ def _deduplicate(kernels: Mapping[str, PrimFunc]) -> tuple[dict[str, PrimFunc], 
     return kept, names
 
 
-def _cut(
-    statements: Sequence[Statement], kernels: Mapping[str, PrimFunc], names: Mapping[str, str],
-    parts: int,
-) -> Iterator[Sequence[Statement]]:  # fmt: skip
-    """Cut the program in stretches that bring about equally much code each."""
-    if parts == 1:
-        yield statements
-        return
-    sizes = {name: len(str(function)) for name, function in kernels.items()}
-    share, seen, size, piece = sum(sizes.values()) / parts, set[str](), 0, list[Statement]()
-    for statement in statements:
-        found = {names[call.kernel] for call in calls_in([statement])} - seen
-        seen |= found
-        size += sum(sizes[name] for name in found)
-        piece.append(statement)
-        if size >= share:
-            yield piece
-            seen, size, piece = set(), 0, []
-    if piece:
-        yield piece
+def _groups(kernels: Mapping[str, PrimFunc], parts: int) -> list[dict[str, PrimFunc]]:
+    """Share kernels out to modules: equally much code each, those of one kind of aliasing."""
+    sizes = {name: len(str(function)) for name, function in kernels.items()} if parts > 1 else {}
+    groups: list[dict[str, PrimFunc]] = []
+    for aliased in (False, True):
+        names = [name for name, f in kernels.items() if bool(f.attrs[ALIASED]) == aliased]
+        shares = [(0, dict[str, PrimFunc]()) for _ in range(min(parts, len(names)))]
+        for name in sorted(names, key=lambda name: -sizes.get(name, 0)):
+            size, share = least = min(shares, key=lambda share: share[0])
+            share[name] = kernels[name]
+            shares[shares.index(least)] = (size + sizes.get(name, 0), share)
+        groups += [share for _, share in shares]
+    return groups
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A stretch of the program with the kernels that it needs."""
+class _Piece:
+    """What becomes one object file."""
 
-    kernels: Mapping[str, PrimFunc]
-    names: Mapping[str, str]
-    statements: Sequence[Statement]
-    pointers: int
     target: Target
 
+    def lower(self) -> tvm.IRModule:
+        """The module of the piece, ready for LLVM."""
+        raise NotImplementedError
+
     def compile(self) -> tvm.runtime.Module:
-        """Lower, generate code, and load it."""
-        names = dict.fromkeys(self.names[call.kernel] for call in calls_in(self.statements))
-        functions = {name: self.kernels[name] for name in names}
+        """Lower it, and have LLVM optimize it."""
         try:
-            module = _lower_kernels(functions, self.target.tvm)
-            module.update(lower_entry(self.statements, self.names, self.pointers, self.target.tvm))
-            generate = tvm.get_global_func("target.build.llvm")
-            binary = generate(module, self.target.tvm)
-            _ = binary[ENTRY]  # the machine code is made at the first look-up
+            return tvm.get_global_func("target.build.llvm")(self.lower(), self.target.tvm)
         except (RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise LoweringError(f"build: TVM refused the program: {reason}") from error
-        return binary
+
+    def object(self) -> bytes:
+        """Compile to an object file."""
+        with tempfile.TemporaryDirectory(prefix="hornfels") as folder:
+            path = Path(folder) / "code.o"
+            self.compile().write_to_file(str(path))
+            return path.read_bytes()
+
+
+@dataclass(frozen=True)
+class _Kernels(_Piece):
+    kernels: Mapping[str, PrimFunc]
+    target: Target
+
+    def lower(self) -> tvm.IRModule:
+        return _lower_kernels(self.kernels, self.target.tvm)
+
+
+@dataclass(frozen=True)
+class _Entry(_Piece):
+    statements: Sequence[Statement]
+    names: Mapping[str, str]
+    target: Target
+
+    def lower(self) -> tvm.IRModule:
+        pointers = 1 + max(bases_in(self.statements), default=-1)
+        return lower_entry(self.statements, self.names, pointers, self.target.tvm)
 
 
 def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target) -> tvm.IRModule:
     plain, rich = {}, {}
-    # TVM takes what the last function of a module says about aliasing for all of them.
-    aliased = any(function.attrs[ALIASED] for function in functions.values())
     for name, function in functions.items():
-        (plain if function.attrs[PLAIN] else rich)[name] = _raw(name, function, aliased=aliased)
+        (plain if function.attrs[PLAIN] else rich)[name] = _raw(name, function)
     t = tirx.transform
     simple = [t.BindTarget(target), t.VectorizeLoop(True)]
     passes = [
@@ -222,11 +226,42 @@ def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target)
     with target:
         module = tvm.ir.transform.Sequential(passes)(tvm.IRModule(rich))
         module.update(tvm.ir.transform.Sequential(simple)(tvm.IRModule(plain)))
-        return module
+        return tvm.IRModule({name: _with_extents(f) for name, f in module.functions.items()})
 
 
-def _raw(name: str, function: PrimFunc, *, aliased: bool) -> PrimFunc:
-    """Turn buffer parameters into raw pointers; return 0, as parallel loops may return else."""
+def _with_extents(function: PrimFunc) -> PrimFunc:
+    """Let parallel loops tell the thread pool how many iterations they have.
+
+    TVM hands the pool a loop and the variables that it reads, in the order in which the loop
+    mentions them. An attribute makes the number of iterations the first of these variables.
+    """
+
+    def rewrite(statement: Stmt) -> Stmt:
+        if isinstance(statement, tirx.SeqStmt):
+            return tirx.SeqStmt([rewrite(each) for each in statement.seq])
+        if isinstance(statement, tirx.IfThenElse):
+            otherwise = statement.else_case
+            then, otherwise = rewrite(statement.then_case), otherwise and rewrite(otherwise)
+            return tirx.IfThenElse(statement.condition, then, otherwise)
+        if not isinstance(statement, tirx.For):
+            return statement
+        loop, body = statement, statement.body
+        if loop.kind != ForKind.PARALLEL:
+            return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, rewrite(body))
+        extent = tirx.Var("extent", "int32")
+        told = tirx.AttrStmt(_ZERO, "hornfels.extent", extent, loop)
+        launch = tirx.AttrStmt(_ZERO, "pragma_parallel_launch_point", _ZERO, told)
+        return tirx.SeqStmt([tirx.Bind(extent, loop.extent), launch])
+
+    return function.with_body(rewrite(function.body))
+
+
+_ZERO = tirx.IntImm("int32", 0)
+
+
+def _raw(name: str, function: PrimFunc) -> PrimFunc:
+    """Turn buffer parameters into raw pointers; return 0, as parallel loops return else."""
+    aliased = bool(function.attrs[ALIASED])
     pointers = [tirx.Var(f"{p.name}_pointer", PointerType(p.ty.dtype)) for p in function.params]
     views = [
         # LLVM is told that views of plain pointers are disjoint, of computed pointers it is not.
@@ -234,16 +269,6 @@ def _raw(name: str, function: PrimFunc, *, aliased: bool) -> PrimFunc:
         for view, pointer in zip(function.params, pointers, strict=True)
     ]
     done = tirx.Return(tirx.IntImm("int32", 0))
-    body = tirx.SeqStmt([_keep_apart(), *views, function.body, done])
+    body = tirx.SeqStmt([*views, function.body, done])
     raw = tirx.PrimFunc(pointers, body, PrimType("int32"))
     return raw.with_attr({"global_symbol": name, "tirx.noalias": not aliased})
-
-
-def _keep_apart() -> Stmt:
-    """Keep LLVM from inlining a kernel in the entry.
-
-    TVM tells LLVM that different buffers never share memory, which is true within a kernel but
-    not between two: inlined, one kernel's stores would move behind the next one's loads. LLVM
-    never inlines a function that lets others find its frame; this lets them find nothing of it.
-    """
-    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.localescape"))

@@ -1,7 +1,7 @@
 """The entry of a native program: calls of kernels, copies, loops and branches, one after another.
 
-The entry gets the address of a table of base pointers. An `Address` is an entry of the table,
-plus bytes, plus bytes for each step of the loops around it:
+The entry is a C function that gets the address of a table of base pointers. An `Address` is an
+entry of the table, plus bytes, plus bytes for each step of the loops around it:
 
     Loop(8, (Call("cell", (Address(1), Address(2, 0, ((0, 256),)), Address(1))),))
 
@@ -19,9 +19,8 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx import ForKind
 
+from ..native.program import ENTRY
 from .emit import Buffer, Expr, Stmt, buffer, seq
-
-ENTRY = "hornfels_entry"
 
 
 class Address(NamedTuple):
@@ -137,33 +136,27 @@ def lower_entry(
     statements: Sequence[Statement], names: Mapping[str, str], pointers: int,
     target: tvm.target.Target,
 ) -> tvm.IRModule:  # fmt: skip
-    """The packed function that takes the address of the table and runs the statements.
+    """The module of the function that takes the table and runs the statements.
+
+    The kernels that it calls are functions of other modules.
 
     Parameters
     ----------
     statements : sequence of Statement
     names : mapping of str to str
-        What the kernels are called in the module.
+        What the kernels are called in their modules.
     pointers : int
         Length of the table.
     target : tvm.target.Target
     """
-    address = tirx.Var("table_address", "int64")
     table = buffer("table", (max(1, pointers),), "int64")
-    data = tirx.reinterpret(PointerType(PrimType("int64")), address)
+    data = tirx.Var("table_data", PointerType(PrimType("int64")))
     work = _Writer(table, names).all(statements)
-    done = tirx.Evaluate(tirx.IntImm("int32", 0))
+    done = tirx.Return(tirx.IntImm("int32", 0))
     body = tirx.SeqStmt([tirx.DeclBuffer(table, data=data), work, done])
-    entry = tirx.PrimFunc([address], body).with_attr("global_symbol", ENTRY)
+    entry = tirx.PrimFunc([data], body, PrimType("int32")).with_attr("global_symbol", ENTRY)
     t = tirx.transform
-    passes = [
-        t.BindTarget(tvm.target.Target(target, target)),
-        t.FlattenBuffer(),
-        t.AnnotateEntryFunc(),
-        t.MakePackedAPI(),
-        t.LowerTVMBuiltin(),
-        t.LowerIntrin(),
-    ]
+    passes = [t.BindTarget(target), t.FlattenBuffer(), t.LowerIntrin()]
     return tvm.ir.transform.Sequential(passes)(tvm.IRModule({ENTRY: entry}))
 
 

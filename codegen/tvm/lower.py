@@ -9,6 +9,7 @@ from ...ir.errors import LoweringError
 from ...ir.graph import Value, is_among
 from ...passes import plan as plans
 from ...passes.plan import Call, Kernel, Move, Plan, RegionCall, Slot, Space, Window, align
+from ..native.program import NativeProgram
 from . import build, emit, entry
 from .emit import Buffer, PrimFunc, Stmt
 from .entry import Address, Branch, Copy, Loop, Statement, While
@@ -35,7 +36,7 @@ class Compiled:
     """
 
     plan: Plan
-    program: build.NativeProgram
+    program: NativeProgram
     workspace_bytes: int
 
     @property
@@ -66,8 +67,30 @@ def _layout(plan: Plan) -> dict[Space, range]:
     return layout
 
 
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A plan as TIR: kernels by name, the statements that call them, bytes of workspace."""
+
+    kernels: Mapping[str, PrimFunc]
+    statements: tuple[Statement, ...]
+    workspace_bytes: int
+
+
 def compile_plan(plan: Plan, target: Target) -> Compiled:
-    """Compile a plan for a target.
+    """Compile a plan for a target, and load the program into this process.
+
+    Raises
+    ------
+    LoweringError
+        If a kernel holds what the native backend cannot express.
+    """
+    lowered = lower_plan(plan, target)
+    program = build.build(lowered.kernels, lowered.statements, target)
+    return Compiled(plan, program, lowered.workspace_bytes)
+
+
+def lower_plan(plan: Plan, target: Target) -> Lowered:
+    """Make TIR of a plan.
 
     Raises
     ------
@@ -87,8 +110,7 @@ def compile_plan(plan: Plan, target: Target) -> Compiled:
         for i, position in enumerate(positions)
     }
     lowering = _Program(functions, Address(0, plan.arena_bytes))
-    program = build.build(functions, lowering.plan(plan, bases), target)
-    return Compiled(plan, program, align(workspace))
+    return Lowered(functions, lowering.plan(plan, bases), align(workspace))
 
 
 class _Program:

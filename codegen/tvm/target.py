@@ -110,7 +110,7 @@ def parse_target(text: str = "cpu") -> Target:
     if not llvm.llvm_is_valid_cpu(config["mcpu"], triple):
         raise LoweringError(f"target: processor {config['mcpu']!r} is unknown for {triple}")
     target = tvm.target.Target(config)
-    machine = replace(host, cores=cores or host.cores)
+    machine = replace(host, cores=cores or host_cores())
     if options:
         machine = _with_features(machine, config["mcpu"], target)
     return Target(text, machine, target)
@@ -207,30 +207,3 @@ def _quota() -> int:
         return 1 << 16
     return -(-int(quota) // int(period))
 
-
-_pool_threads = 0
-
-# How often an idle thread looks for work before it sleeps: long enough to bridge the serial
-# kernels of a step (some milliseconds), not the 0.3 s of TVM's default, which starve others.
-_SPINS = "20000"
-
-
-def start_threads(cores: int) -> None:
-    """Make TVM's thread pool `cores` wide; by default it takes half of the processors.
-
-    The environment is read when the pool starts, so it is set too: threads are not bound to
-    processors, for other processes have a claim on them.
-
-    Parameters
-    ----------
-    cores : int
-        Number of threads, the calling one included.
-    """
-    global _pool_threads
-    if _pool_threads == cores:
-        return
-    os.environ.setdefault("TVM_BIND_THREADS", "0")
-    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", _SPINS)
-    os.environ["TVM_NUM_THREADS"] = str(cores)
-    tvm.get_global_func("runtime.config_threadpool")(1, cores)
-    _pool_threads = cores

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 from native import TARGET, aligned, guard_holds
 
-from hornfels.codegen.tvm.lower import Compiled, compile_plan
+from hornfels.codegen.tvm import build
+from hornfels.codegen.tvm.lower import Compiled, compile_plan, lower_plan
 from hornfels.codegen.tvm.target import Target
 from hornfels.ir import Evaluation, Graph, evaluate
 from hornfels.ir.ops.custom import erase_gradient_rules
 from hornfels.passes.fusion import fuse
 from hornfels.passes.memory import plan
-from hornfels.passes.plan import Kernel
+from hornfels.passes.plan import Kernel, Plan
 
 TOLERANCE = {"f64": 1e-12, "f32": 3e-6, "f16": 2e-3, "bf16": 1.6e-2}
 """Allowed error relative to an element and the mean of all; other dtypes must be equal."""
@@ -43,6 +44,12 @@ def compiled(graph: Graph, target: Target = TARGET) -> Compiled:
     """Fuse, plan and compile a static graph as it stands."""
     graph = erase_gradient_rules(graph)
     return compile_plan(plan(graph, fuse(graph)), target)
+
+
+def source(planned: Plan, form: str = "ll") -> str:
+    """The code that a plan becomes, in LLVM's language."""
+    lowered = lower_plan(planned, TARGET)
+    return build.source(lowered.kernels, lowered.statements, TARGET, form)
 
 
 def run_compiled(program: Compiled, arrays: Mapping[str, np.ndarray]) -> Evaluation:

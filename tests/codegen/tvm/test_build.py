@@ -7,7 +7,7 @@ import pytest
 from native import TARGET, aligned, run_function
 
 from hornfels.codegen.tvm import emit
-from hornfels.codegen.tvm.build import build
+from hornfels.codegen.tvm.build import build, source
 from hornfels.codegen.tvm.entry import Address, Call
 from hornfels.codegen.tvm.target import host_cores, host_machine, parse_target
 from hornfels.ir.errors import LoweringError
@@ -42,8 +42,8 @@ def test_parts_give_the_same_program(parts):
 
 def test_equal_kernels_are_compiled_once():
     calls = [Call(name, (Address(0), Address(0, 256))) for name in ("a", "b", "c")]
-    program = build({"a": add(1.0), "b": add(1.0), "c": add(2.0)}, calls, TARGET)
-    defined = [line for line in program.source().splitlines() if line.startswith("define")]
+    code = source({"a": add(1.0), "b": add(1.0), "c": add(2.0)}, calls, TARGET)
+    defined = [line for line in code.splitlines() if line.startswith("define")]
     names = [name for name in "abc" if any(f"@{name}(" in line for line in defined)]
     assert names == ["a", "c"]
 

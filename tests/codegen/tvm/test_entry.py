@@ -7,7 +7,8 @@ import re
 import pytest
 from random_graphs import assert_same, random_arrays
 
-from hornfels.codegen.tvm.lower import compile_plan
+from hornfels.codegen.tvm.build import source
+from hornfels.codegen.tvm.lower import compile_plan, lower_plan
 from hornfels.codegen.tvm.target import parse_target
 from hornfels.ir import Builder, Value, evaluate
 from hornfels.ir.evaluate import Evaluation
@@ -47,7 +48,9 @@ def test_a_kernel_reads_what_the_kernel_before_it_stored(compiled):
 
 def test_kernels_are_called_and_not_inlined(compiled):
     """LLVM believes that buffers of different kernels are disjoint, and they are not."""
-    source = compiled.program.source()
-    entry = re.search(r"define [^\n]*@__tvm_ffi_hornfels_entry\(.*?\n}", source, re.DOTALL)[0]
+    target = parse_target("cpu")
+    lowered = lower_plan(compiled.plan, target)
+    text = source(lowered.kernels, lowered.statements, target)
+    entry = re.search(r"define [^\n]*@hornfels_entry\(.*?\n}", text, re.DOTALL)[0]
     for call in compiled.plan.calls:
         assert f"@{call.kernel.name}(" in entry

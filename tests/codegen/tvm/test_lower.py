@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from native import TARGET
-from native_graph import arrays_for, check_graph, compiled, run_compiled
+from native_graph import arrays_for, check_graph, compiled, run_compiled, source
 from random_graphs import RandomGraph
 
-from hornfels.codegen.tvm.lower import compile_plan, lower_kernel
+from hornfels.codegen.tvm.lower import lower_kernel
 from hornfels.ir import Builder, evaluate, sugar
 from hornfels.ir.errors import LoweringError
 from hornfels.ir.op import get
@@ -114,4 +114,4 @@ def test_equal_kernels_are_compiled_once():
         graph = b.finish({"a": sugar.unary("exp", x), "b": sugar.unary("exp", y)})
     planned = plan(graph, fuse(graph))
     assert len(planned.kernels) <= len(planned.calls)
-    assert compile_plan(planned, TARGET).program.source("ll").count("define dllexport i32") <= 2
+    assert source(planned).count("define dllexport") == 2  # a kernel and the entry

@@ -1,0 +1,121 @@
+"""The threads that parallel loops run on: one pool for each number of threads asked for.
+
+The pool itself is LLVM IR, in `pool.ll`, which says how it works. A process normally has one; a
+program that is compiled for another number of threads gets another. Idle workers sleep.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from functools import cached_property
+from pathlib import Path
+
+import llvmlite.binding as llvm
+
+from . import jit
+from .processor import host_processor
+
+SPIN_SECONDS = 1e-3
+"""How long an idle worker looks for work before it sleeps: it bridges the serial kernels of a step
+and what Python does between two steps, as waking up takes some 50 microseconds."""
+
+PATIENCE_SECONDS = 5e-5
+"""How long a caller looks whether the last chunks are done before it sleeps: a worker that takes
+longer has lost its processor, perhaps to the caller."""
+
+CHUNKS = 16
+"""Chunks for each thread that a loop is cut in at most."""
+
+_MOST_THREADS = 1024
+_FAULTS = (4, 5, 6, 7, 8, 11)  # signals of a fault in the thread itself
+_EXPORTS = (
+    "hornfels_launch", "hornfels_run", "hornfels_forked", "hornfels_set_spins",
+    "hornfels_spin", "hornfels_mode",
+)  # fmt: skip
+
+
+class Pool:
+    """Threads and the functions that put them to work.
+
+    Parameters
+    ----------
+    threads : int
+        Threads that compute a loop, the calling one included.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = min(threads, _MOST_THREADS)
+        self._library = jit.link(_EXPORTS, code=_code(self.threads))
+        jit.keep_forever(self._library)  # workers run in it until the process ends
+        forked = ctypes.CFUNCTYPE(None)(self._library["hornfels_forked"])
+        os.register_at_fork(after_in_child=forked)
+        self.set_spin_seconds(SPIN_SECONDS, PATIENCE_SECONDS)
+
+    @property
+    def launch(self) -> int:
+        """Address of the function that runs a parallel loop, as TVM's kernels call it."""
+        return self._library["hornfels_launch"]
+
+    @cached_property
+    def run(self) -> ctypes._CFuncPtr:
+        """``run(entry, table, clear, set)``; other Python threads run meanwhile.
+
+        The mode of floating-point arithmetic is ``mode & clear | set`` during the call.
+        """
+        kinds = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
+        return ctypes.CFUNCTYPE(None, *kinds)(self._library["hornfels_run"])
+
+    def mode(self) -> int:
+        """The mode of floating-point arithmetic of the calling thread."""
+        return ctypes.CFUNCTYPE(ctypes.c_uint64)(self._library["hornfels_mode"])()
+
+    def set_spin_seconds(self, worker: float, caller: float) -> None:
+        """Set how long a worker, and a caller, look for a change before they sleep."""
+        one = self._spin_seconds
+        set_spins = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)
+        set_spins(self._library["hornfels_set_spins"])(int(worker / one), int(caller / one))
+
+    @cached_property
+    def _spin_seconds(self) -> float:
+        """What one look takes, the best of some tries."""
+        spin = ctypes.CFUNCTYPE(None, ctypes.c_int64)(self._library["hornfels_spin"])
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            spin(200)
+            times.append(time.perf_counter() - start)
+        return max(1e-9, min(times) / 200)
+
+
+def _code(threads: int) -> str:
+    processor = host_processor()
+    blocked = (1 << 64) - 1 & ~sum(1 << signal - 1 for signal in _FAULTS)
+    words = [blocked, *[(1 << 64) - 1] * 15]
+    most = min(CHUNKS * threads, (1 << 16) - 1)
+    numbers = {
+        "triple": llvm.get_process_triple(),
+        "signals": ", ".join(f"i64 {word - (word >> 63 << 64)}" for word in words),
+        "most_chunks": most,
+        "most_chunks_less_one": most - 1,
+        "workers": threads - 1,
+        "futex": processor.futex,
+    }
+    code = Path(__file__).with_name("pool.ll").read_text()
+    for name, value in numbers.items():
+        code = code.replace(f"<{name}>", str(value))
+    return code + processor.code
+
+
+_lock = threading.Lock()
+_pools: dict[int, Pool] = {}
+
+
+def pool_of(threads: int) -> Pool:
+    """The pool of so many threads, made at the first call."""
+    with _lock:
+        if threads not in _pools:
+            _pools[threads] = Pool(threads)
+        return _pools[threads]

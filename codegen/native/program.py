@@ -1,0 +1,119 @@
+"""Native code as bytes, and as a program that is loaded and runs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir.settings import current_settings
+from . import jit
+from .pool import pool_of
+from .processor import host_processor
+
+ENTRY = "hornfels_entry"
+"""The function that runs a program; it gets the address of a table of base pointers."""
+
+_LAUNCH = "__TVMBackendParallelLaunch"  # a variable of object code that has parallel loops
+
+
+@dataclass(frozen=True)
+class NativeCode:
+    """Machine code of a program, which can be stored and loaded by a process of this machine.
+
+    Parameters
+    ----------
+    objects : tuple of bytes
+        Object files, which refer to one another.
+    pointers : int
+        Length of the table of base pointers.
+    threads : int
+        Threads that its parallel loops are meant for, the calling one included.
+    """
+
+    objects: tuple[bytes, ...]
+    pointers: int
+    threads: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all objects."""
+        return sum(map(len, self.objects))
+
+
+class NativeProgram:
+    """Machine code of a program, loaded in this process.
+
+    A call gives up Python's lock while it computes. Calls from several threads wait for each
+    other, for they would work in the same memory.
+
+    Parameters
+    ----------
+    code : NativeCode
+    """
+
+    def __init__(self, code: NativeCode) -> None:
+        self.code = code
+        self.pointers = code.pointers
+        launches = any(_LAUNCH.encode() in each for each in code.objects)
+        exports = (ENTRY, _LAUNCH) if launches else (ENTRY,)
+        self._library = jit.link(exports, objects=code.objects)
+        pool = pool_of(code.threads)
+        if launches:
+            ctypes.c_void_p.from_address(self._library[_LAUNCH]).value = pool.launch
+        self._run = pool.run
+        self._entry = self._library[ENTRY]
+        flush = host_processor().flush
+        self._clear = (1 << 64) - 1 & ~flush
+        self._set = flush if current_settings().denormals == "flush" else 0
+        self._table = (ctypes.c_int64 * max(1, code.pointers))()
+        self._lock = threading.Lock()
+        _programs.add(self)
+
+    def run(self, pointers: Sequence[int]) -> None:
+        """Run all calls in order.
+
+        Parameters
+        ----------
+        pointers : sequence of int
+            The base pointers, each aligned to 64 bytes; neither count nor alignment of a
+            wrong one is checked by the code itself, only the count is checked here.
+        """
+        if len(pointers) != self.pointers:
+            raise ValueError(f"run: needs {self.pointers} pointers, got {len(pointers)}")
+        with self._lock:
+            self._table[: self.pointers] = pointers
+            self._run(self._entry, self._table, self._clear, self._set)
+
+    def __call__(self, pointers: Sequence[int]) -> None:
+        self.run(pointers)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()  # a thread that held the other is not in this process
+
+
+_programs: weakref.WeakSet[NativeProgram] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for program in list(_programs):
+        program._forked()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def load(code: NativeCode) -> NativeProgram:
+    """Load machine code into this process; without TVM.
+
+    Whether denormal numbers are kept is the setting `denormals` of this moment.
+
+    Raises
+    ------
+    LoweringError
+        If the code is not for this machine, or refers to what is not there.
+    """
+    return NativeProgram(code)
