@@ -142,7 +142,7 @@ _MOVED: dict[str, Callable[[Attrs, Node, Size], Attrs]] = {
                      "reduce_all"), _axes),
     # work on the last axes, and on any number before them
     **dict.fromkeys(("matmul", "cholesky", "triangular_solve", "lu", "qr", "eigh", "svd", "fft",
-                     "top_k"), _same),
+                     "top_k", "optimization_barrier"), _same),
 }  # fmt: skip
 
 # --- ops with a rule of their own ------------------------------------------------------------

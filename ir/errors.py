@@ -74,6 +74,14 @@ class LoweringError(HornfelsError, RuntimeError):
     """A backend or a target cannot express a graph."""
 
 
+class MemoryBudgetError(HornfelsError, MemoryError):
+    """A step does not fit its memory budget; `minimum` is the bytes that it needs at least."""
+
+    def __init__(self, message: str, *, minimum: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.minimum = minimum
+
+
 class BackendError(HornfelsError, RuntimeError):
     """A backend is unknown, or what it needs is not installed."""
 

@@ -28,7 +28,16 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.types import Shape
 from .control import region_call
 from .memory import plan
-from .outline import POINTWISE, Outliner, accesses, is_scalar_constant, members
+from .outline import (
+    BARRIER,
+    POINTWISE,
+    VIEWS,
+    Outliner,
+    accesses,
+    is_scalar_constant,
+    members,
+    tokens_of,
+)
 from .plan import Call, Plan, RegionCall
 from .precedence import Precedence
 
@@ -46,7 +55,7 @@ READ_AT_COMPUTED = {"gather": 0, "take_along": 0, "dynamic_slice": 0, "dynamic_u
 
 _FREE = frozenset({
     "constant", "broadcast", "reshape", "transpose", "slice", "reverse", "iota",
-    "stop_gradient", "dimension_size",
+    "stop_gradient", "dimension_size", BARRIER,
 })  # fmt: skip
 _COSTS = {
     "div": 4, "remainder": 6, "sqrt": 4, "rsqrt": 4, "exp": 10, "expm1": 12, "log": 12,
@@ -55,7 +64,6 @@ _COSTS = {
     "atan2": 24, "sinh": 20, "cosh": 14, "asinh": 24, "acosh": 24, "atanh": 20, "exp2": 10,
     "log2": 12, "log10": 12, "cbrt": 20, "erfc": 40, "erf_inv": 40,
 }  # fmt: skip
-_VIEWS = frozenset({"reshape", "stop_gradient"})  # of a stored value they need no computation
 _EPILOGUE_OPS = frozenset({"broadcast", "constant", "stop_gradient"})
 
 
@@ -96,7 +104,7 @@ def choose_stored(graph: Graph) -> dict[Value, None]:
                 stored[value] = None
             elif is_view(value, stored) or value.is_constant:
                 continue  # lies where its source lies
-            elif node.op.name not in _VIEWS and _store(graph, value, whole, needed):
+            elif node.op.name not in VIEWS and _store(graph, value, whole, needed):
                 stored[value] = None
             else:
                 inlined[value] = whole
@@ -113,7 +121,7 @@ def _users(graph: Graph, value: Value) -> set[Node]:
     """The nodes that use a value or a reshape of it."""
     found = set()
     for user in graph.users.get(value, ()):
-        found |= _users(graph, user.output) if user.op.name in _VIEWS else {user}
+        found |= _users(graph, user.output) if user.op.name in VIEWS else {user}
     return found
 
 
@@ -126,13 +134,17 @@ def _needed_in_memory(graph: Graph) -> dict[Value, bool]:
     needed: dict[Value, bool] = {}
     for node in graph.nodes:
         for position, value in enumerate(node.inputs):
-            if node.op.kind in ROOTED or READ_AT_COMPUTED.get(node.op.name) == position:
+            if (
+                node.op.kind in ROOTED
+                or node.op.name == BARRIER
+                or READ_AT_COMPUTED.get(node.op.name) == position
+            ):
                 needed[value] = True
             elif node.op.name == "rng_bits" or _expands(node):
                 needed.setdefault(value, False)
     needed.update(dict.fromkeys(graph.results, True))
     for node in reversed(graph.nodes):  # then a reshape of a computed value is a view
-        if node.op.name in _VIEWS and node.output in needed:
+        if node.op.name in VIEWS and node.output in needed:
             source = node.inputs[0]
             needed[source] = needed.get(source, False) or needed[node.output]
     return needed
@@ -145,7 +157,7 @@ def _expands(node: Node) -> bool:
 def is_view(value: Value, stored: Collection[Value]) -> bool:
     """Whether the value is a reshape of a stored value, parameter or large constant."""
     node = value.node
-    if node is None or node.op.name not in _VIEWS:
+    if node is None or node.op.name not in VIEWS:
         return False
     source = node.inputs[0]
     return (
@@ -222,13 +234,15 @@ class Groups:
     def reads(self, group: Group) -> dict[Value, bool]:
         """What the group reads from memory: True if only at the element that it computes.
 
-        Views are followed to the value that they are a view of.
+        Views are followed to the value that they are a view of. The tokens of a barrier count
+        as read, so that the group runs after they have been computed.
         """
         found = self._reads.get(group)
         if found is None:
             own = set(group.outputs)
             found = {}
             for value, aligned in accesses(group.outputs, self.borders):
+                found.update((self.storage(token), False) for token in tokens_of(value))
                 value = self.storage(value)
                 if value not in own:
                     found[value] = found.get(value, True) and aligned
@@ -297,7 +311,7 @@ def _constants(graph: Graph) -> Iterator[Value]:
             yield node.output
         for value in node.inputs if node.op.kind in ROOTED else ():
             chain = [value]
-            while chain[-1].node is not None and chain[-1].node.op.name in _VIEWS:
+            while chain[-1].node is not None and chain[-1].node.op.name in VIEWS:
                 chain.append(chain[-1].node.inputs[0])
             if is_scalar_constant(chain[-1]):
                 yield from chain

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..ir.graph import Graph, Value
-from .outline import REPLACES, accesses
+from .outline import REPLACES, accesses, tokens_of
 from .plan import Call, Copy, Plan, RegionCall, Slot, align
 
 
@@ -111,7 +111,7 @@ class _Homes:
         self.graph = storages.graph
         self.before: list[set[int]] = [
             {storages.producer[o] for v in call.inputs
-             if (o := storages.owner(v)) in storages.producer}
+             for o in map(storages.owner, (v, *tokens_of(v))) if o in storages.producer}
             for call in storages.calls
         ]  # fmt: skip
         self.slots: dict[Value, Slot] = {}

@@ -12,6 +12,18 @@ POINTWISE = frozenset({"elementwise", "index", "constant"})
 """Kinds of ops that can be computed one element at a time, anywhere."""
 
 
+BARRIER = "optimization_barrier"
+VIEWS = frozenset({"reshape", "stop_gradient", BARRIER})
+"""Ops that show their first operand, and need no computation where that is stored."""
+
+
+def tokens_of(value: Value) -> Iterator[Value]:
+    """What must have been computed before a view may be read."""
+    while value.node is not None and value.node.op.name in VIEWS:
+        yield from value.node.inputs[1:]
+        value = value.node.inputs[0]
+
+
 def is_scalar_constant(value: Value) -> bool:
     """Constants of one element are written into the kernels that use them."""
     return value.is_constant and value.type.size == 1
@@ -72,7 +84,7 @@ def accesses(outputs: Iterable[Value], borders: Collection[Value]) -> Iterator[t
 
 
 def _keeps_position(node: Node, operand: Value) -> bool:
-    if node.op.kind == "elementwise" or node.op.name in ("reshape", "stop_gradient"):
+    if node.op.kind == "elementwise" or node.op.name in VIEWS:
         return True
     if node.op.name in REPLACES:
         return operand is node.inputs[0] and not is_among(operand, node.inputs[1:])

@@ -65,11 +65,14 @@ def work_of(kernel: Kernel) -> Work:
     Work(flops=120, operations=0, read=140, written=48)
     """
     body = kernel.body
+    return work_between(body.nodes, body.inputs, body.outputs)
+
+
+def work_between(nodes: Iterable[Node], read: Iterable[Value], written: Iterable[Value]) -> Work:
+    """The work of some nodes that read and write these values."""
+    nodes = tuple(nodes)
     return Work(
-        sum(map(_flops, body.nodes)),
-        sum(_operations(node) for node in body.nodes),
-        _nbytes(body.inputs),
-        _nbytes(body.outputs),
+        sum(map(_flops, nodes)), sum(map(_operations, nodes)), _nbytes(read), _nbytes(written)
     )
 
 

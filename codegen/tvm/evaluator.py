@@ -109,6 +109,7 @@ def _identity(node: Node, at: Indices) -> Source:
 _SOURCES: dict[str, Callable[[Node, Indices], Source]] = {
     "broadcast": _broadcast, "reshape": _reshape, "transpose": _transpose, "slice": _slice,
     "reverse": _reverse, "pad": _pad, "stop_gradient": _identity,
+    "optimization_barrier": _identity,
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from . import (
     gather,
     linalg,
     matmul,
+    ordering,
     orthogonal,
     reduce,
     scatter,
@@ -28,6 +29,6 @@ from . import (
 
 __all__ = [
     "binary", "bits", "constant", "control", "conv", "cumulative", "custom", "dynamic",
-    "elementwise", "fft", "gather", "linalg", "matmul", "orthogonal", "reduce", "scatter",
-    "shape", "sort", "special", "trigonometric", "window",
+    "elementwise", "fft", "gather", "linalg", "matmul", "ordering", "orthogonal", "reduce",
+    "scatter", "shape", "sort", "special", "trigonometric", "window",
 ]  # fmt: skip

@@ -23,8 +23,8 @@ def _relu(e: Emitter, x: str, node: Node) -> str:
     return e.op("Relu", x) if e.dtypes[x].is_float else e.op("Max", x, e.like(0, x))
 
 
-@lowering("stop_gradient")
-def _stop_gradient(ctx: Lowering, node: Node) -> Tensor:
+@lowering("stop_gradient", "optimization_barrier")  # nodes of ONNX have no order to keep
+def _same(ctx: Lowering, node: Node) -> Tensor:
     return ctx[node.inputs[0]]
 
 
