@@ -212,7 +212,6 @@ def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target)
     passes = [
         t.BindTarget(target),
         t.FlattenBuffer(),
-        t.BF16ComputeLegalize(),
         t.NarrowDataType(32),
         t.VectorizeLoop(True),
         t.StorageRewrite(),
@@ -220,7 +219,6 @@ def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target)
         t.StmtSimplify(),
         t.RemoveNoOp(),
         t.CommonSubexprElim(),
-        t.BF16StorageLegalize(),
         t.LowerIntrin(),
     ]
     with target:

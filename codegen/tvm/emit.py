@@ -149,11 +149,17 @@ def scratch(name: str, shape: Sequence[int], dtype: str, body: Callable[[Buffer]
     return seq(tirx.AllocBuffer(array), body(array))
 
 
-def view(array: Buffer, shape: Sequence[int], body: Callable[[Buffer], Stmt]) -> Stmt:
-    """See the elements of a buffer, which has at least one, in another shape of equal size."""
+def view(
+    array: Buffer, shape: Sequence[int], body: Callable[[Buffer], Stmt], dtype: str | None = None
+) -> Stmt:
+    """See the elements of a buffer, which has at least one, in another shape of equal size.
+
+    With a `dtype`, their bytes are seen as elements of that type.
+    """
+    dtype = dtype or dtype_of(array)
     address = tirx.address_of(array[(0,) * len(shape_of(array))])
-    seen = buffer(f"{array.name}_view", shape, dtype_of(array))
-    data = tirx.reinterpret(PointerType(PrimType(dtype_of(array))), address)
+    seen = buffer(f"{array.name}_view", shape, dtype)
+    data = tirx.reinterpret(PointerType(PrimType(dtype)), address)
     return seq(tirx.DeclBuffer(seen, data=data), body(seen))
 
 
@@ -425,6 +431,9 @@ class _Hoist:
             return tirx.SeqStmt([self(item) for item in statement.seq])
         if isinstance(statement, tirx.For):
             return self._for(statement)
+        if isinstance(statement, tirx.AttrStmt):
+            node, key, value = statement.node, statement.attr_key, statement.value
+            return tirx.AttrStmt(node, key, value, self(statement.body))
         if isinstance(statement, tirx.IfThenElse):
             otherwise = statement.else_case
             return tirx.IfThenElse(

@@ -8,7 +8,7 @@ from typing import Any
 from ...ir.errors import LoweringError
 from ...ir.graph import Graph, Node, Value
 from ...passes.fusion import cost
-from . import emit
+from . import bfloat, emit
 from . import index as ix
 from .emit import Buffer, Expr, Index, Stmt
 from .evaluator import Evaluator
@@ -22,7 +22,7 @@ from .target import Machine
 
 _INLINE_COST = 8  # operations of an epilogue that are written out where they are used
 _NATIVE = {
-    "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16",
+    "f64": "float64", "f32": "float32", "f16": "float16", "bf16": bfloat.STORED,
     "i64": "int64", "i32": "int32", "i16": "int16", "i8": "int8",
     "u32": "uint32", "u8": "uint8", "bool": "uint8",
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 
 from hornfels.codegen.tvm import emit
@@ -70,4 +71,5 @@ def run_template(
 
 def declare(name: str, array: np.ndarray) -> Buffer:
     """Declare the buffer that an array fills."""
-    return emit.buffer(name, array.shape, str(array.dtype))
+    dtype = "uint16" if array.dtype == ml_dtypes.bfloat16 else str(array.dtype)
+    return emit.buffer(name, array.shape, dtype)

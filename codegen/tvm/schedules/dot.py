@@ -57,13 +57,15 @@ def _dot_tile(
     product: Product, at: Place, first: Index, column: Index, rows: int, columns: int
 ) -> Stmt:
     lanes, whole = product.lanes, product.terms // product.lanes
-    tile = Tile(rows, columns, lanes, product.dtype)
+    if not all(product.in_place):  # the last pair may be half of one, which no vector may read
+        whole = (product.terms - 1) // lanes
+    tile = Tile(rows, columns, lanes, product.dtype, product.paired)
 
     def term(sums: Buffer, k: Index, width: int) -> Stmt:
         index = tile.ramp(k) if width > 1 else k
 
         def values(load: Callable[[int], Expr], count: int) -> list[Expr]:
-            return [cast(load(number), product.dtype, width) for number in range(count)]
+            return [cast(load(number), product.packed, width) for number in range(count)]
 
         left = values(lambda row: product.left(at, first + row, index), rows)
         right = values(lambda j: product.right(at, index, column + j), columns)
@@ -71,7 +73,7 @@ def _dot_tile(
         def add(row: int, j: int) -> Stmt:
             place = row * columns + j
             place = tile.ramp(place * lanes) if width > 1 else place
-            return emit.store(sums, (place,), sums[place] + left[row] * right[j])
+            return emit.store(sums, (place,), tile.plus(sums[place], left[row], right[j]))
 
         return tile.each(add)
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .. import emit
+from .. import bfloat, emit
 from ..emit import Buffer, Stmt
 from ..target import Machine
 from .dot import along_the_sum, dot
+from .pairs import in_pairs
 from .panels import panels
 from .product import Place, Product, product_of
 from .tile import Epilogue, store_to
@@ -75,9 +76,13 @@ def _emit(
         return emit.NOTHING
     if product.terms == 0:
         return _empty(product)
-    if along_the_sum(product):
-        return dot(product)
-    return panels(product)
+    if bfloat.pairs_fit(machine) and bfloat.STORED in product.dtypes:
+        return in_pairs(product, a, b, _choose)
+    return _choose(product)
+
+
+def _choose(product: Product) -> Stmt:
+    return dot(product) if along_the_sum(product) else panels(product)
 
 
 def _with_row(column: Buffer, body: Callable[[Buffer], Stmt]) -> Stmt:

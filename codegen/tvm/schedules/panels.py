@@ -10,6 +10,7 @@ from tvm import tirx
 
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
+from .pairs import with_pairs_of_rows
 from .product import Place, Product
 from .tile import (
     Tile,
@@ -60,6 +61,10 @@ class _Stripe:
 
 def panels(product: Product) -> Stmt:
     """Emit a product panel by panel; see `matmul`."""
+    return with_pairs_of_rows(product, _panels)
+
+
+def _panels(product: Product) -> Stmt:
     product, wrap = _without_conflicts(product)
     if not _read_in_place(product):
         vectors = choose_vectors(product.columns, product.machine, product.dtype)
@@ -76,6 +81,8 @@ def _read_in_place(product: Product) -> bool:
     if product.transpose_b or product.columns < product.lanes:
         return False
     size = product.terms * product.columns * element_bytes(product.dtypes[1])
+    if product.paired:
+        return product.rows <= 4
     return product.rows <= 4 or size <= product.machine.l2 // 16
 
 
@@ -86,15 +93,21 @@ def _dividing_vectors(whole: int, product: Product) -> int:
 
 
 def _without_conflicts(product: Product) -> tuple[Product, Callable[[Stmt], Stmt]]:
-    """Copy `a` to rows of another length where its rows would evict each other from the cache."""
+    """Copy `a` to rows of another length where its rows would evict each other from the cache.
+
+    Numbers that are to be converted are so once, and not for each column that they meet.
+    """
     rows, length = product.rows, product.terms
+    if product.paired and not product.in_place[0]:
+        return product, lambda body: body  # packed to rows of another length
     if product.transpose_a:
         rows, length = length, rows
     conflict = length * element_bytes(product.dtypes[0]) % _CONFLICT == 0
+    conflict = conflict or product.dtypes[0] != product.packed
     many_panels = product.columns >= 8 * product.lanes
     if product.batch or not conflict or not many_panels or rows <= 8 or product.rows <= 4:
         return product, lambda body: body
-    copy = emit.buffer("rows", (rows, length + product.lanes), product.dtypes[0])
+    copy = emit.buffer("rows", (rows, length + product.lanes), product.packed)
 
     def copied(at: Place, i: Index, k: Index) -> Expr:
         return copy[(k, i) if product.transpose_a else (i, k)]
@@ -102,7 +115,7 @@ def _without_conflicts(product: Product) -> tuple[Product, Callable[[Stmt], Stmt
     def copy_row(i: Index) -> Stmt:
         def element(j: Index) -> Stmt:
             value = product.left((), j, i) if product.transpose_a else product.left((), i, j)
-            return emit.store(copy, (i, j), value)
+            return emit.store(copy, (i, j), cast(value, product.packed))
 
         return emit.strips(length, product.lanes, element, unroll=4)
 
@@ -153,7 +166,7 @@ def _with_packed(stripe: _Stripe, tasks: int, body: Callable[[Buffer | None], St
     if stripe.direct:
         return body(None)
     shape = (tasks, stripe.product.terms, stripe.width)
-    return emit.scratch("packed", shape, stripe.product.dtype, body)
+    return emit.scratch("packed", shape, stripe.product.packed, body)
 
 
 def _run_panels(
@@ -191,7 +204,7 @@ def _tile(
     packed: Buffer | None,
 ) -> Stmt:
     product = stripe.product
-    tile = Tile(height, stripe.vectors, product.lanes, product.dtype)
+    tile = Tile(height, stripe.vectors, product.lanes, product.dtype, product.paired)
     start, length = terms
     column = stripe.column(panel)
 
@@ -274,7 +287,7 @@ def _pack_plain(
     (task, base), (start, length) = target, terms
 
     def element(k: Index, lane: Index) -> Stmt:
-        value = cast(product.right(at, start + k, column + lane), product.dtype)
+        value = cast(product.right(at, start + k, column + lane), product.packed)
         return emit.store(packed, (task, k, base + lane), value)
 
     return emit.seq(
@@ -294,19 +307,20 @@ def _pack_transposed(
 ) -> Stmt:
     """Pack rows of `b` as columns: whole blocks by shuffles, the rest one by one."""
     (task, base), (start, length), lanes = target, terms, product.lanes
-    by_blocks = product.dtypes[1] == product.dtype and lanes > 1 and count == lanes
-    blocks = length // lanes if by_blocks else 0
+    by_blocks = product.dtypes[1] == product.packed and lanes > 1 and count == lanes
+    # The last pair may be half of one, which no vector may read.
+    blocks = (length - (0 if product.in_place[1] else 1)) // lanes if by_blocks else 0
 
     def block(number: Index) -> Stmt:
         k = number * lanes
         return emit.transpose_block(
-            lambda row, inner: product.right(at, start + k + inner, column + row),
+            lambda row, inner: product.right(at, _run(start + k, lanes), column + row),
             lambda row, inner, vector: emit.store(packed, (task, k + row, base + inner), vector),
             lanes,
         )
 
     def single(k: Index, lane: Index) -> Stmt:
-        value = cast(product.right(at, start + k, column + lane), product.dtype)
+        value = cast(product.right(at, start + k, column + lane), product.packed)
         return emit.store(packed, (task, k, base + lane), value)
 
     def rest(k: Index) -> Stmt:
@@ -319,11 +333,17 @@ def _pack_transposed(
     )
 
 
+def _run(start: Index, lanes: int) -> Expr:
+    """The index of `lanes` neighbours."""
+    one = emit.constant(1, "int32")
+    return tirx.Ramp(emit.constant(start, "int32") if isinstance(start, int) else start, one, lanes)
+
+
 def _blank(
     product: Product, length: Index, count: int, target: tuple[Index, Index], packed: Buffer
 ) -> Stmt:
     """Set the lanes of a packed vector from `count` on to 0."""
-    (task, base), zero = target, emit.constant(0, product.dtype)
+    (task, base), zero = target, emit.constant(0, product.packed)
 
     def lane(k: Index, number: Index) -> Stmt:
         return emit.store(packed, (task, k, base + count + number), zero)

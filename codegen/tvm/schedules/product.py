@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .. import emit
+from .. import bfloat, emit
 from ..emit import Buffer, Expr, Index
 from ..target import Machine
 from .tile import Epilogue, accumulator
@@ -30,6 +30,15 @@ class Product:
     dtype: str
     machine: Machine
     epilogue: Epilogue
+    paired: bool = False
+    """Whether a term is a pair of bf16 (see `pairs`)."""
+    in_place: tuple[bool, bool] = (True, True)
+    """Of a product of pairs, which operands lie so in memory."""
+
+    @property
+    def packed(self) -> str:
+        """The dtype that operands are packed in."""
+        return bfloat.PAIR if self.paired else self.dtype
 
     @property
     def size(self) -> int:
@@ -56,11 +65,14 @@ def product_of(
     if transpose_a:
         rows, terms = terms, rows
 
+    dtypes = (emit.dtype_of(a), emit.dtype_of(b))
+    short = bfloat.STORED in dtypes
+
     def left(at: Place, i: Index, k: Index) -> Expr:
-        return a[(*at, k, i) if transpose_a else (*at, i, k)]
+        return _operand(a[(*at, k, i) if transpose_a else (*at, i, k)], short)
 
     def right(at: Place, k: Index, j: Index) -> Expr:
-        return b[(*at, j, k) if transpose_b else (*at, k, j)]
+        return _operand(b[(*at, j, k) if transpose_b else (*at, k, j)], short)
 
     return Product(
         tuple(batch),
@@ -71,8 +83,15 @@ def product_of(
         right,
         transpose_a,
         transpose_b,
-        (emit.dtype_of(a), emit.dtype_of(b)),
+        dtypes,
         accumulator(a, b),
         machine,
         epilogue,
     )
+
+
+def _operand(value: Expr, short: bool) -> Expr:
+    """A factor; one of f32 is rounded to bf16 where the other operand is `short`."""
+    if short and str(value.ty).startswith("float32"):
+        return bfloat.widen(bfloat.rounded(value))
+    return value

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import tirx
 
-from .. import emit
+from .. import bfloat, emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
 
@@ -26,12 +26,16 @@ UNROLLED_EPILOGUE = 12  # nodes of an epilogue's expressions that may be repeate
 
 @dataclass(frozen=True)
 class Tile:
-    """Shape of a register tile: `rows` x (`vectors` * `lanes`) accumulators of `dtype`."""
+    """Shape of a register tile: `rows` x (`vectors` * `lanes`) accumulators of `dtype`.
+
+    What is multiplied is converted to `dtype`, unless it comes in pairs of bf16 (see `bfloat`).
+    """
 
     rows: int
     vectors: int
     lanes: int
     dtype: str
+    paired: bool = False
 
     @property
     def columns(self) -> int:
@@ -106,6 +110,15 @@ class Tile:
         """Overwrite one vector of the accumulators."""
         return emit.store(sums, (self.ramp(row * self.columns + vector * self.lanes),), value)
 
+    def plus(self, sums: Expr, left: Expr, right: Expr) -> Expr:
+        """Sums, a vector or one of them, plus products."""
+        return bfloat.multiply_add(sums, left, right) if self.paired else sums + left * right
+
+    @property
+    def factors(self) -> str:
+        """The dtype of what is multiplied."""
+        return bfloat.PAIR if self.paired else self.dtype
+
     def _step(
         self,
         sums: Buffer,
@@ -113,17 +126,17 @@ class Tile:
         right: Callable[[int], Expr],
         rows: Sequence[int] | None,
     ) -> Stmt:
-        vector_type = tvm.ir.PrimType(_vector_name(self.dtype, self.lanes))
+        vector_type = tvm.ir.PrimType(_vector_name(self.factors, self.lanes))
         columns = [tirx.Var(f"right{vector}", vector_type) for vector in range(self.vectors)]
         binds = [
-            tirx.Bind(variable, cast(right(vector), self.dtype, self.lanes))
+            tirx.Bind(variable, cast(right(vector), self.factors, self.lanes))
             for vector, variable in enumerate(columns)
         ]
 
         def update(row: int, vector: int) -> Stmt:
             factor = self._factor(left(row))
-            value = self.vector(sums, row, vector) + factor * columns[vector]
-            return self.set(sums, row, vector, value)
+            total = self.plus(self.vector(sums, row, vector), factor, columns[vector])
+            return self.set(sums, row, vector, total)
 
         rows = range(self.rows) if rows is None else rows
         updates = (update(row, vector) for row in rows for vector in range(self.vectors))
@@ -132,8 +145,8 @@ class Tile:
     def _factor(self, value: Expr) -> Expr:
         """A scalar in every lane; a vector as it is."""
         if str(value.ty).endswith(f"x{self.lanes}"):
-            return cast(value, self.dtype, self.lanes)
-        scalar = cast(value, self.dtype)
+            return cast(value, self.factors, self.lanes)
+        scalar = cast(value, self.factors)
         return tirx.Broadcast(scalar, self.lanes) if self.lanes > 1 else scalar
 
 
@@ -143,17 +156,11 @@ Step = Callable[..., Stmt]
 def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:
     """Convert a scalar or vector expression to an element type, if it is of another."""
     wanted = _vector_name(dtype, lanes)
-    if lanes > 1 and dtype == "float32" and str(value.ty).startswith("bfloat16"):
-        return _widen(value, lanes)
+    if str(value.ty) == wanted:
+        return value
+    if str(value.ty).startswith(bfloat.STORED):
+        value = bfloat.widen(value)
     return value if str(value.ty) == wanted else tirx.Cast(tvm.ir.PrimType(wanted), value)
-
-
-def _widen(value: Expr, lanes: int) -> Expr:
-    """A vector of bf16 as f32: TVM's own conversion misses explicit vectors."""
-    bits = tirx.reinterpret(f"uint16x{lanes}", value)
-    wide = tirx.Cast(tvm.ir.PrimType(f"uint32x{lanes}"), bits)
-    shift = tirx.Broadcast(tirx.IntImm("uint32", 16), lanes)
-    return tirx.reinterpret(f"float32x{lanes}", tirx.shift_left(wide, shift))
 
 
 def _vector_name(dtype: str, lanes: int) -> str:
@@ -170,13 +177,19 @@ def store_to(out: Buffer | None) -> Epilogue:
     if out is None:
         raise AssertionError("a template needs an output buffer or an epilogue")
     dtype = emit.dtype_of(out)
-    return lambda indices, value: [(out, indices, cast(value, dtype))]
+
+    def store(indices: tuple[Index, ...], value: Expr) -> list[Store]:
+        if dtype == bfloat.STORED:
+            return [(out, indices, bfloat.rounded(value))]
+        return [(out, indices, cast(value, dtype))]
+
+    return store
 
 
 def accumulator(*operands: Buffer) -> str:
     """The dtype in which products of the operands are summed."""
     dtype = emit.dtype_of(operands[0])
-    if dtype in ("float16", "bfloat16"):
+    if dtype in ("float16", bfloat.STORED):
         return "float32"
     return "int32" if dtype in ("int8", "uint8") else dtype
 

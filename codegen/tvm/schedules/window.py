@@ -151,7 +151,6 @@ def max_pool(
         ``epilogue(indices, value)`` returns the stores for one element.
     """
     epilogue = epilogue or store_to(out)
-    # TVM loses track of a local bf16 array that several stores read, so it is wider.
     dtype = accumulator(x)
 
     def result(n: Index, p: Place, block: Channels) -> Stmt:
@@ -179,7 +178,7 @@ def _largest(
         def lane(j: Index) -> Stmt:
             value = cast(x[(n, *element, block.first + j)], emit.dtype_of(best))
             above = value > best[j]
-            if emit.dtype_of(x).startswith(("float", "bfloat")):
+            if accumulator(x).startswith("float"):
                 above = tirx.any(above, is_nan(value))
             return emit.store(best, (j,), tirx.Select(above, value, best[j]))
 
@@ -394,7 +393,7 @@ def over_taps(ranges: list[Range], body: Callable[[Place], Stmt], *, unrolled: i
 
 def lowest(dtype: str) -> Expr:
     """What a maximum starts from; TVM's own lowest number of floating point is above -inf."""
-    if dtype.startswith(("float", "bfloat")):
+    if dtype.startswith("float"):
         return emit.constant(-math.inf, dtype)
     return tirx.min_value(dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -99,8 +100,71 @@ def test_dtypes(dtype, tolerance):
     check(13, 21, 34, (False, True), dtype=dtype, tol=tolerance)
 
 
-def test_bfloat16():
-    check(13, 21, 34, dtype=ml_dtypes.bfloat16, tol=1e-2)
+BF16 = ml_dtypes.bfloat16
+EMULATED = replace(SMALL, features=frozenset())
+MACHINES = {"pairs": TARGET.machine, "small pairs": SMALL, "emulated": EMULATED}
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+@pytest.mark.parametrize("shape", [(13, 21, 34), (31, 53, 37), (3, 70, 33), (29, 1, 50), (5, 6, 1)])
+def test_bfloat16(shape, transposes, machine):
+    check(*shape, transposes, dtype=BF16, tol=1e-2, machine=machine)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_bfloat16_shapes(shape):
+    check(*shape, (False, True), dtype=BF16, tol=1e-2)
+
+
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+def test_bfloat16_batch(transposes):
+    check(18, 35, 33, transposes, batch=(2, 3), dtype=BF16, tol=1e-2)
+
+
+def sums(a, b, transposes, machine=TARGET.machine):
+    """The product of bf16 matrices in f32, as it is before it is rounded."""
+    rows, columns = a.shape[1 if transposes[0] else 0], b.shape[0 if transposes[1] else 1]
+    return run_template(
+        matmul, [a, b], (rows, columns), np.float32,
+        transpose_a=transposes[0], transpose_b=transposes[1], machine=machine,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+def test_bfloat16_is_summed_in_f32(transposes):
+    a, b = operands(33, 40, 301, transposes, dtype=BF16)
+    want = expected(a, b, transposes)
+    np.testing.assert_allclose(sums(a, b, transposes), want, rtol=0, atol=2e-6 * abs(want).max())
+
+
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+def test_bfloat16_passes_on_infinity_and_nan(transposes):
+    """A pair in the middle, and the last one, which is half of a pair."""
+    a, b = operands(18, 20, 35, transposes, dtype=BF16)
+    left, right = a.T if transposes[0] else a, b.T if transposes[1] else b
+    left[0, 7], left[1, 34], left[2, 34], right[:, 3] = np.inf, np.inf, np.nan, 1.0
+    result = sums(a, b, transposes)
+    assert result[0, 3] == result[1, 3] == np.inf
+    assert np.isnan(result[2]).all()
+    assert np.isfinite(result[3:]).all()
+
+
+@pytest.mark.parametrize("transposes", TRANSPOSES)
+@pytest.mark.parametrize("machine", [TARGET.machine, EMULATED], ids=["pairs", "emulated"])
+@pytest.mark.parametrize("shape", [(31, 53, 70), (2, 40, 33)])
+def test_f32_is_rounded_where_the_other_operand_is_bfloat16(shape, transposes, machine):
+    """Master weights are read as they are: ties go to the even number."""
+    a, b = operands(*shape, transposes)
+    ties = b.view(np.uint32) & np.uint32(0xFFFF0000) | np.uint32(0x8000)
+    b = np.where(np.arange(b.size).reshape(b.shape) % 2, b, ties.view(np.float32))
+    a = a.astype(BF16)
+    want = expected(a, b.astype(BF16), transposes)
+    result = sums(a, b, transposes, machine)
+    np.testing.assert_allclose(result, want, rtol=0, atol=2e-6 * abs(want).max())
+    if transposes == (False, False):
+        result = sums(b.T.astype(np.float32).copy(), np.ascontiguousarray(a.T), transposes, machine)
+        np.testing.assert_allclose(result, want.T, rtol=0, atol=2e-6 * abs(want).max())
 
 
 @pytest.mark.parametrize("steps", [1, 8], ids=["short", "long"])
