@@ -241,6 +241,11 @@ def _with_extents(function: PrimFunc) -> PrimFunc:
             otherwise = statement.else_case
             then, otherwise = rewrite(statement.then_case), otherwise and rewrite(otherwise)
             return tirx.IfThenElse(statement.condition, then, otherwise)
+        if isinstance(statement, tirx.AttrStmt):
+            body = rewrite(statement.body)
+            return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, body)
+        if isinstance(statement, tirx.While):
+            return tirx.While(statement.condition, rewrite(statement.body))
         if not isinstance(statement, tirx.For):
             return statement
         loop, body = statement, statement.body
