@@ -14,7 +14,7 @@ is computed again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from .graph import Node, Value, reachable
 
@@ -45,6 +45,7 @@ def residuals(
     pinned: Collection[Value] = (),
     kept: Collection[Value] = (),
     recompute: bool = False,
+    is_cheap: Callable[[Node], bool] | None = None,
 ) -> list[Value]:
     """The values to keep so that `results` can be computed later.
 
@@ -62,6 +63,8 @@ def residuals(
         What is stored anyway and costs nothing more.
     recompute : bool
         Keep pinned values alone, however much must be computed again.
+    is_cheap : callable, optional
+        Whether a node may be computed twice; by default what costs no more than loading it.
 
     Returns
     -------
@@ -72,6 +75,7 @@ def residuals(
     if recompute:
         needed = {v for node in early for v in node.inputs} | read
         return [v for v in pinned if v in needed]
+    is_cheap = is_cheap or _is_cheap
     network = _Network()
     fixed, varying = set(invariant), set(pinned)
     for v in pinned:
@@ -81,7 +85,7 @@ def residuals(
         if all(v in fixed for v in node.inputs):
             fixed.update(node.outputs)
             continue
-        cheap, sources = _is_cheap(node), [v for v in node.inputs if v in varying]
+        cheap, sources = is_cheap(node), [v for v in node.inputs if v in varying]
         if cheap and not sources:
             continue
         varying.update(node.outputs)

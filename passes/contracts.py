@@ -131,7 +131,7 @@ STATIC = Property(
 CONTRACTS: Mapping[str, tuple[Property, ...]] = {
     "trace": (WELL_FORMED,),
     "cse": (WELL_FORMED, NO_EQUAL_NODES, NO_DEAD_NODES),
-    "regions": (WELL_FORMED, NO_IDLE_REGIONS, NO_DEAD_NODES),
+    **dict.fromkeys(("regions", "vectorize"), (WELL_FORMED, NO_IDLE_REGIONS, NO_DEAD_NODES)),
     "simplify": (WELL_FORMED, NO_MARKERS, NO_DEAD_NODES),
     "fold": (WELL_FORMED, NO_CONSTANT_ARITHMETIC, NO_DEAD_NODES),
     "dce": (WELL_FORMED, NO_DEAD_NODES),

@@ -65,14 +65,27 @@ class Stack:
     value: Value
 
 
+Find = Callable[[Stack], Value]
+"""What is stacked, outside."""
+
+
+@dataclass(eq=False)
+class Derived:
+    """A result that is computed behind the loop, from what it stacks."""
+
+    stacks: tuple[Stack, ...]
+    make: Callable[[Find], Value]
+
+
 @dataclass(eq=False)
 class Loop:
     """A scan or a while.
 
     Attributes
     ----------
-    results : list of Carry, Stack or Value
-        What each output is: a last carry, a stack, or a value outside of the loop.
+    results : list of Carry, Stack, Derived or Value
+        What each output is: a last carry, a stack, what is computed of stacks behind the loop,
+        or a value outside of it.
         Outputs that nobody reads may point to what is no longer in the lists.
     replaces : list of Value
         The outputs that stand for these.
@@ -86,7 +99,7 @@ class Loop:
     shared: list[Operand]
     stacks: list[Stack]
     condition: Value | None
-    results: list[Carry | Stack | Value]
+    results: list[Carry | Stack | Derived | Value]
     replaces: list[Value]
 
     @staticmethod
@@ -130,7 +143,9 @@ class Loop:
 
     def keep(self, live: Iterable[int]) -> bool:
         """Drop what the outputs in `live` do not need; whether there was anything."""
-        wanted = {id(self.results[i]) for i in live}
+        results = [self.results[i] for i in live]
+        wanted = set(map(id, results))
+        wanted.update(id(s) for r in results if isinstance(r, Derived) for s in r.stacks)
         before = len(list(self.inputs)) + len(self.stacks)
         self.stacks = [s for s in self.stacks if id(s) in wanted]
         kept = [c for c in self.carries if id(c) in wanted]
@@ -187,10 +202,14 @@ class Loop:
         found: dict[int, Value] = dict(
             zip(map(id, [*self.carries, *self.stacks]), outputs, strict=True)
         )
-        return [
-            result if isinstance(result, Value) else found.get(id(result), old)
-            for result, old in zip(self.results, self.replaces, strict=True)
-        ]
+
+        def outside(result: Carry | Stack | Derived | Value, old: Value) -> Value:
+            if isinstance(result, Derived):
+                known = all(id(s) in found for s in result.stacks)
+                return result.make(lambda stack: found[id(stack)]) if known else old
+            return result if isinstance(result, Value) else found.get(id(result), old)
+
+        return [*map(outside, self.results, self.replaces)]
 
 
 @dataclass(eq=False)

@@ -59,6 +59,7 @@ PIPELINE: tuple[Pass, ...] = (
     Fold(),
     Cse(),
     Regions(),
+    Regions(products=True, name="vectorize"),
     Simplify(),
     Fold(),
     Cse(),

@@ -24,6 +24,7 @@ What is done, by name:
   into the scan that is there.
 - `no-steps`, `one-step`, `never-runs`: loops of known, small length.
 - `known-branch`, `equal-branches`: a cond without a choice.
+- `hoist-product`, `sink-sum`, if asked for: products for all steps at once (`vectorize.py`).
 
 Bodies have been through the pass before the graph around them: the pipeline sees to that.
 """
@@ -40,6 +41,7 @@ from ..ir.rewrite import Refusal, Report, current_budget
 from .loops import Branches, take_apart
 from .merging import merge
 from .region_rules import BRANCH_RULES, INLINED, LOOP_RULES
+from .vectorize import VECTORIZE_RULES
 
 ROUNDS = 8
 """More rounds than it takes for one rewrite to show the next."""
@@ -53,9 +55,12 @@ class Regions:
     ----------
     elements : int
         Constants of at most so many elements are sunk; larger ones stay outside, once.
+    products : bool
+        Whether products leave loops: when loops are merged and bodies simplified.
     """
 
     elements: int = 256
+    products: bool = False
     name: str = "regions"
 
     def run(self, graph: Graph) -> Graph:
@@ -64,15 +69,15 @@ class Regions:
     def rewrite(self, graph: Graph) -> tuple[Graph, Report]:
         """The graph, and what was done or refused."""
         report = Report(budget=current_budget())
-        return _rewritten(graph, self.elements, report), report
+        return _rewritten(graph, self, report), report
 
 
-def _rewritten(graph: Graph, elements: int, report: Report) -> Graph:
+def _rewritten(graph: Graph, regions: Regions, report: Report) -> Graph:
     for _ in range(ROUNDS):
         if not any(node.op.kind == "region" for node in graph.nodes):
             break
         before = sum(report.fired.values())
-        graph = _Round(graph, elements, report).run()
+        graph = _Round(graph, regions, report).run()
         report.sweeps += 1
         if sum(report.fired.values()) == before:
             break
@@ -82,8 +87,10 @@ def _rewritten(graph: Graph, elements: int, report: Report) -> Graph:
 class _Round:
     """One visit to every region node, operands first; also what the rules ask and tell."""
 
-    def __init__(self, graph: Graph, elements: int, report: Report) -> None:
-        self.elements, self.report = elements, report
+    def __init__(self, graph: Graph, regions: Regions, report: Report) -> None:
+        self.regions, self.report = regions, report
+        self.elements = regions.elements
+        self.loop_rules = LOOP_RULES | (VECTORIZE_RULES if regions.products else {})
         self.graph = merge(graph, self.fires, self.refuse)
         self.live = live_outputs(self.graph)
 
@@ -114,13 +121,13 @@ class _Round:
         region = take_apart(node, inputs)
         live = self.live[node]
         changed = bool(self.fires("unused", node, partial(region.keep, live)))
-        rules: dict[str, Any] = BRANCH_RULES if isinstance(region, Branches) else LOOP_RULES
+        rules: dict[str, Any] = BRANCH_RULES if isinstance(region, Branches) else self.loop_rules
         for rule, edit in rules.items():
             changed |= bool(self.fires(rule, node, partial(edit, region, self)))
         if not changed:
             return None
         region.keep(live)
-        return region.emit(lambda body: _rewritten(body, self.elements, self.report))
+        return region.emit(lambda body: _rewritten(body, self.regions, self.report))
 
 
 def live_outputs(graph: Graph) -> dict[Node, list[int]]:
