@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,20 +64,30 @@ class _Epilogue:
         self.inline = sum(map(cost, rest)) <= _INLINE_COST
 
     def __call__(self, indices: tuple[Index, ...], value: Expr) -> list[Store] | Stmt:
+        return self._stores(indices, tuple(map(int, self.root.output.shape)), value)
+
+    def flattened(self, indices: tuple[Index, ...], value: Expr) -> list[Store] | Stmt:
+        """The same for ``indices = (pixel, channel)``, the axes before the last being one."""
+        *pixels, channels = map(int, self.root.output.shape)
+        return self._stores(indices, (math.prod(pixels), channels), value)
+
+    def _stores(
+        self, indices: tuple[Index, ...], shape: tuple[int, ...], value: Expr
+    ) -> list[Store] | Stmt:
         nest = Nest.inside_lanes(inline=self.inline)
         output = self.root.output
         at = tuple(
-            ix.number(i) if isinstance(i, int) else nest.variable(i, 0, int(size) - 1)
-            for i, size in zip(indices, output.shape, strict=True)
+            ix.number(i) if isinstance(i, int) else nest.variable(i, 0, size - 1)
+            for i, size in zip(indices, shape, strict=True)
         )
         element = given(nest, value, output.dtype)
         evaluator = Evaluator(nest, self.buffers, {output: lambda _: element})
-        flat = ix.linearize(at, output.shape)
+        flat = ix.linearize(at, shape)
         outputs = tuple(dict.fromkeys(self.body.outputs))
         results = evaluator.elements([(v, ix.delinearize(flat, v.shape)) for v in outputs])
         if nest.needs_memory:
             self.inline = False
-            return self(indices, value)
+            return self._stores(indices, shape, value)
         stores = [
             store(self.buffers[v], flat.expression(), result.expr, v.dtype)
             for v, result in zip(outputs, results, strict=True)

@@ -2,7 +2,8 @@
 
 The ways, the first that fits:
 
-- *product*: nothing moves (kernel of 1, or windows as large as the image): a matrix product.
+- *one tap*: a kernel of 1: a matrix product over all pixels, see `one_tap`.
+- *product*: windows as large as the image: a matrix product over images.
 - *depthwise*: one channel to one: vectors run along the channels.
 - *correlation*: everything else, see `correlation`. The input gradient is the correlation of the
   cotangent with reversed taps. With strides, only every stride-th tap meets an element, so each
@@ -14,16 +15,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
+from . import one_tap
 from .correlation import Correlation, Place, correlate
 from .depthwise import depthwise
 from .matmul import matmul
 from .staging import Images, Ints
-from .tile import Epilogue, accumulator, store_to
+from .tile import Epilogue, Store, accumulator, flattened, store_to
 
 Padding = tuple[tuple[int, int], ...]
 
@@ -76,9 +79,11 @@ def conv(
     batch, *spatial, _ = emit.shape_of(x)
     g = geometry
     sizes = positions(tuple(spatial), tuple(taps), g)
-    rows = _rows_of_product(tuple(spatial), tuple(taps), sizes, g)
-    if rows is not None and batch * math.prod(spatial) * channels * total:
-        return _as_product(x, w, batch * rows, (batch, *sizes, total), machine, epilogue)
+    if batch * math.prod(spatial) * math.prod(sizes) * channels * total:
+        if is_one_tap(tuple(taps), g):
+            return one_tap.forward(x, w, sizes, g.strides, machine, epilogue)
+        if _sees_all(tuple(spatial), tuple(taps), sizes, g):
+            return _as_product(x, w, (batch, *sizes, total), machine, epilogue)
     images = Images(
         x,
         extent(sizes, (0,) * len(taps), g.strides, tuple(taps), g.kernel_dilation),
@@ -135,9 +140,12 @@ def conv_input_grad(
     epilogue = epilogue or store_to(out)
     *taps, channels, _ = emit.shape_of(w)
     g, rank = geometry, len(taps)
-    rows = _rows_of_product(input_shape[1:-1], tuple(taps), emit.shape_of(dy)[1:-1], g)
-    if rows is not None and math.prod(emit.shape_of(dy)) * channels:
-        return _gradient_as_product(dy, w, rows, input_shape, machine, epilogue)
+    sizes = emit.shape_of(dy)[1:-1]
+    if math.prod(emit.shape_of(dy)) * channels:
+        if is_one_tap(tuple(taps), g):
+            return one_tap.input_grad(dy, w, input_shape, g.strides, machine, epilogue)
+        if _sees_all(input_shape[1:-1], tuple(taps), sizes, g):
+            return _gradient_as_product(dy, w, input_shape, machine, epilogue)
     phased = all(s == 1 or d == 1 for s, d in zip(g.strides, g.kernel_dilation, strict=True))
     if not phased or any(step != 1 for step in g.input_dilation):
         return _input_grad_by_zeros(dy, w, input_shape, g, machine, epilogue)
@@ -323,57 +331,46 @@ def extent(sizes: Ints, base: Ints, stride: Ints, taps: Ints, dilation: Ints) ->
 # --- convolutions that are matrix products ---------------------------------------------------
 
 
-def _rows_of_product(spatial: Ints, taps: Ints, sizes: Ints, g: Geometry) -> int | None:
-    """Rows of each image if the convolution is a matrix product of images as they lie."""
+def is_one_tap(taps: Ints, g: Geometry) -> bool:
+    """Whether each result is made from one pixel."""
+    plain = g.groups == 1 and all(pair == (0, 0) for pair in g.padding)
+    return plain and math.prod(taps) == 1 and all(step == 1 for step in g.input_dilation)
+
+
+def _sees_all(spatial: Ints, taps: Ints, sizes: Ints, g: Geometry) -> bool:
+    """Whether each result is made from a whole image, as it lies."""
     plain = g.groups == 1 and all(
         pair == (0, 0) and e == 1 for pair, e in zip(g.padding, g.input_dilation, strict=True)
     )
-    if not plain:
-        return None
-    if math.prod(taps) == 1 and all(s == 1 for s in g.strides):
-        return math.prod(spatial)
-    whole = taps == spatial and math.prod(sizes) == 1
     dense = all(d == 1 or k == 1 for d, k in zip(g.kernel_dilation, taps, strict=True))
-    return 1 if whole and dense else None
+    return plain and dense and taps == spatial and math.prod(sizes) == 1
 
 
-def _as_product(
-    x: Buffer, w: Buffer, rows: int, shape: Ints, machine: Machine, epilogue: Epilogue
-) -> Stmt:
+def _as_product(x: Buffer, w: Buffer, shape: Ints, machine: Machine, epilogue: Epilogue) -> Stmt:
     terms = math.prod(emit.shape_of(w)[:-1])
-
-    def spread(indices: Place, value: Expr) -> list[tuple[Buffer, Place, Expr]]:
-        row, channel = indices
-        return epilogue((*emit.unflatten(row, shape[:-1]), channel), value)
-
     return emit.view(
         x,
-        (rows, terms),
+        (shape[0], terms),
         lambda left: emit.view(
             w,
             (terms, shape[-1]),
-            lambda right: matmul(left, right, machine=machine, epilogue=spread),
+            lambda right: matmul(left, right, machine=machine, epilogue=flattened(epilogue, shape)),
         ),
     )
 
 
 def _gradient_as_product(
-    dy: Buffer, w: Buffer, rows: int, input_shape: Ints, machine: Machine, epilogue: Epilogue
+    dy: Buffer, w: Buffer, input_shape: Ints, machine: Machine, epilogue: Epilogue
 ) -> Stmt:
     terms, total = math.prod(emit.shape_of(w)[:-1]), emit.shape_of(w)[-1]
-    count = input_shape[0] * rows
-    # In a product of whole images a row of the result holds pixels and channels.
-    inner = input_shape if rows == 1 else (*input_shape[:-1], input_shape[-1])
 
-    def spread(indices: Place, value: Expr) -> list[tuple[Buffer, Place, Expr]]:
-        row, column = indices
-        if rows == 1 and math.prod(inner[1:-1]) != 1:
-            return epilogue((row, *emit.unflatten(column, inner[1:])), value)
-        return epilogue((*emit.unflatten(row, inner[:-1]), column), value)
+    def spread(indices: Place, value: Expr) -> Sequence[Store] | Stmt:
+        image, element = indices
+        return epilogue((image, *emit.unflatten(element, input_shape[1:])), value)
 
     return emit.view(
         dy,
-        (count, total),
+        (input_shape[0], total),
         lambda left: emit.view(
             w,
             (terms, total),

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
-from .conv import Geometry, extent, positions
+from . import one_tap
+from .conv import Geometry, extent, is_one_tap, positions
 from .staging import Images, Ints, Stage, stage_bytes
 from .tile import (
     Epilogue,
@@ -65,6 +66,9 @@ def conv_kernel_grad(
     *taps, channels, total = kernel_shape
     batch, *spatial, _ = emit.shape_of(x)
     g, dtype = geometry, accumulator(x, dy)
+    epilogue = epilogue or store_to(out)
+    if is_one_tap(tuple(taps), g) and math.prod(emit.shape_of(x)) * math.prod(emit.shape_of(dy)):
+        return one_tap.kernel_grad(x, dy, g.strides, machine, epilogue)
     lanes = machine.lanes(dtype)
     sizes = positions(tuple(spatial), tuple(taps), g)
     images = Images(
@@ -86,7 +90,7 @@ def conv_kernel_grad(
         channels,
         total // g.groups,
         machine,
-        epilogue or store_to(out),
+        epilogue,
     )
     if math.prod(kernel_shape) == 0:
         return emit.NOTHING

@@ -186,6 +186,22 @@ def store_to(out: Buffer | None) -> Epilogue:
     return store
 
 
+def flattened(epilogue: Epilogue, shape: Sequence[int]) -> Epilogue:
+    """The epilogue of a result of `shape` by pixels and channels: it gets ``(pixel, channel)``.
+
+    An epilogue may have a way of its own, as an attribute `flattened`, that needs no division.
+    """
+    own: Epilogue | None = getattr(epilogue, "flattened", None)
+    if own is not None:
+        return own
+
+    def spread(indices: tuple[Index, ...], value: Expr) -> Sequence[Store] | Stmt:
+        pixel, channel = indices
+        return epilogue((*emit.unflatten(pixel, shape[:-1]), channel), value)
+
+    return spread
+
+
 def accumulator(*operands: Buffer) -> str:
     """The dtype in which products of the operands are summed."""
     dtype = emit.dtype_of(operands[0])

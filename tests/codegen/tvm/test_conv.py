@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,9 @@ CASES = {
 }  # fmt: skip
 
 PARALLEL = {
+    "one tap": (4, (32, 32), 24, 40, 1, {}),
+    "one tap, strides": (4, (41, 32), 64, 48, 1, {"strides": 2}),
+    "one tap, few pixels": (1, (7, 7), 96, 544, 1, {}),
     "images": (5, (16, 16), 16, 32, 3, {"padding": 1}),
     "rows": (1, (40, 40), 16, 32, 3, {"padding": 1}),
     "panels": (1, (8, 8), 64, 128, 3, {"padding": 1}),
@@ -159,6 +163,22 @@ def test_cases(case, check):
 @pytest.mark.parametrize("name", ["tails", "short rows", "strides", "depthwise"])
 def test_cases_on_this_machine(name, check):
     check(Problem(*CASES[name]))
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("outputs", [8, 24, 33, 72, 100])
+def test_one_tap(outputs, check):
+    """Columns in panels of two and three vectors, and halves of vectors."""
+    check(Problem(2, (9, 7), 37, outputs, 1, {}))
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("strides", [1, 2], ids=["in place", "strides"])
+def test_one_tap_blocks(strides, check):
+    """More pixels and channels than one block holds, rows that fall in the same cache lines."""
+    check(
+        Problem(3, (29, 31), 512, 44, 1, {"strides": strides}), replace(TARGET.machine, l2=1 << 16)
+    )
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
