@@ -19,6 +19,9 @@ HORNFELS_NUM_THREADS    num_threads=4             threads of native code; withou
 HORNFELS_DENORMALS      denormals="keep"          what native code makes of numbers too small for
                                                   the normal form: `flush` (zero, as fast as any
                                                   other number; the default) or `keep`
+HORNFELS_WINOGRAD       winograd=False            whether convolutions may save products by minimal
+                                                  filtering, whose rounding error is up to 4 times
+                                                  that of the plain sum (they may by default)
 HORNFELS_WORKER         worker=3                  index of this process among those that train
                                                   together; its random numbers are its own
 ======================  ========================  ==============================================
@@ -59,6 +62,7 @@ class Settings:
     contracts: bool = False
     num_threads: int | None = None
     denormals: str = "flush"
+    winograd: bool = True
     worker: int = 0
 
 
@@ -171,5 +175,5 @@ def _flag(name: str, value: object) -> bool:
 _PARSERS = {
     "debug": _topics, "dump": _text, "passes": _text, "stop_after": _text,
     "rewrite_limit": _rewrites, "contracts": _flag, "num_threads": _threads,
-    "denormals": _denormals, "worker": _worker,
+    "denormals": _denormals, "winograd": _flag, "worker": _worker,
 }  # fmt: skip

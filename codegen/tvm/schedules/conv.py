@@ -5,6 +5,7 @@ The ways, the first that fits:
 - *one tap*: a kernel of 1: a matrix product over all pixels, see `one_tap`.
 - *product*: windows as large as the image: a matrix product over images.
 - *depthwise*: one channel to one: vectors run along the channels.
+- *minimal filtering*: 3 x 3 taps on f32 images, where `winograd_cost` expects it to be faster.
 - *correlation*: everything else, see `correlation`. The input gradient is the correlation of the
   cotangent with reversed taps. With strides, only every stride-th tap meets an element, so each
   phase of the result (its position modulo the stride) has a smaller kernel of its own: no zero
@@ -27,6 +28,8 @@ from .depthwise import depthwise
 from .matmul import matmul
 from .staging import Images, Ints
 from .tile import Epilogue, Store, accumulator, flattened, store_to
+from .winograd import winograd
+from .winograd_cost import pays_for
 
 Padding = tuple[tuple[int, int], ...]
 
@@ -158,7 +161,8 @@ def conv_input_grad(
         _phase(dy, w, input_shape, phases, images, g, machine, epilogue)
         for phases in itertools.product(*axes)
     ]
-    if input_shape[0] < machine.cores or any(map(_is_depthwise, parts)):
+    few = len(parts) == 1 or input_shape[0] < machine.cores
+    if few or any(map(_is_depthwise, parts)):
         return emit.seq(*map(_solve, parts))
     return correlate(*parts)  # image by image, so that one is read and written in the cache
 
@@ -303,7 +307,9 @@ def _input_grad_by_zeros(
 
 
 def _solve(problem: Correlation) -> Stmt:
-    return depthwise(problem) if _is_depthwise(problem) else correlate(problem)
+    if _is_depthwise(problem):
+        return depthwise(problem)
+    return winograd(problem) if pays_for(problem) else correlate(problem)
 
 
 def _is_depthwise(problem: Correlation) -> bool:

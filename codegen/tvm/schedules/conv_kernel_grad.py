@@ -5,6 +5,8 @@ runs over images and positions. Images are dealt out to tasks; a task takes a fe
 that they and their cotangents stay in its second-level cache while all tiles run over them, and
 keeps its sums in its workspace in between. At the end the tasks' sums are added. (Running each
 tile over the whole batch instead reads everything from memory once per tile: 2.6 times slower.)
+
+Kernels of 3 x 3 on f32 images take minimal filtering where `winograd_cost` expects it to be faster.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from .tile import (
     store_to,
     tasks_for,
 )
+from .winograd_cost import pays_for_kernel
+from .winograd_kernel_grad import KernelGradient, winograd_kernel_grad
 
 Place = tuple[Index, ...]
 
@@ -69,6 +73,9 @@ def conv_kernel_grad(
     epilogue = epilogue or store_to(out)
     if is_one_tap(tuple(taps), g) and math.prod(emit.shape_of(x)) * math.prod(emit.shape_of(dy)):
         return one_tap.kernel_grad(x, dy, g.strides, machine, epilogue)
+    if _is_plain(g, rank=2) and pays_for_kernel(x, dy, taps, machine):
+        offset = tuple(-low for low, _ in g.padding)
+        return winograd_kernel_grad(KernelGradient(x, dy, offset, epilogue, machine))
     lanes = machine.lanes(dtype)
     sizes = positions(tuple(spatial), tuple(taps), g)
     images = Images(
@@ -95,6 +102,11 @@ def conv_kernel_grad(
     if math.prod(kernel_shape) == 0:
         return emit.NOTHING
     return _gradient(problem)
+
+
+def _is_plain(g: Geometry, rank: int) -> bool:
+    """Whether windows of so many axes move and look step by step, over all channels."""
+    return (*g.strides, *g.kernel_dilation, *g.input_dilation, g.groups) == (1,) * (3 * rank + 1)
 
 
 @dataclass(frozen=True)

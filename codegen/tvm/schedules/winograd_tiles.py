@@ -1,0 +1,270 @@
+"""Tiles of images for minimal filtering: how they are dealt out, read and transformed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from .. import emit
+from ..emit import Buffer, Expr, Index, Stmt
+from .minimal import POINTS, RESULTS, Transform, planar
+from .tile import Tile
+
+Place = tuple[Index, ...]
+Load = Callable[[Index, Index, Index], Expr]
+
+SQUARE = POINTS * POINTS
+"""Matrices that the squares of elements are transformed to."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of 4 x 4 results of all images, and blocks of them that are worked on at a time.
+
+    Parameters
+    ----------
+    batch : int
+        Number of images.
+    grid : tuple of int
+        Tiles down and across an image.
+    block : int
+        Tiles in a block; the last may have fewer.
+    tasks : int
+        Tasks that the blocks are dealt out to.
+    """
+
+    batch: int
+    grid: tuple[int, int]
+    block: int
+    tasks: int
+
+    @property
+    def count(self) -> int:
+        """Tiles of all images."""
+        return self.batch * math.prod(self.grid)
+
+    def place(self, tile: Index) -> Place:
+        """Image, and row and column of the first result of a tile."""
+        n, row, column = emit.unflatten(tile, (self.batch, *self.grid))
+        return n, row * RESULTS, column * RESULTS
+
+    def each_block(self, task: Index, body: Callable[[Index, Index], Stmt]) -> Stmt:
+        """Run `body` with the first tile and the number of tiles of each block of a task."""
+        first, count = emit.split_range(-(-self.count // self.block), self.tasks, task)
+
+        def block(number: Index) -> Stmt:
+            start = number * self.block
+            if self.count % self.block == 0:
+                return body(start, self.block)
+            return body(start, emit.minimum(self.block, self.count - start))
+
+        return emit.serial(count, block, "block", first)
+
+
+def grid_of(sizes: Sequence[int]) -> tuple[int, int]:
+    """Tiles down and across an image of so many results."""
+    down, across = (-(-size // RESULTS) for size in sizes)
+    return down, across
+
+
+def deal(batch: int, sizes: Sequence[int], most: int, step: int, tasks: int) -> Tiles:
+    """Cut tiles in equally many blocks for each task, of at most `most` and at least `step`."""
+    grid = grid_of(sizes)
+    count = batch * math.prod(grid)
+    tasks = min(tasks, count)
+    share = -(-count // tasks)
+    blocks = -(-share // (max(most // step, 1) * step))
+    return Tiles(batch, grid, -(-share // blocks), tasks)
+
+
+def pitch(channels: int, lanes: int) -> int:
+    """Elements from one row of a matrix to the next: whole vectors, no multiple of 2048 bytes."""
+    whole = -(-channels // lanes) * lanes
+    return whole + lanes if whole * 4 % 2048 == 0 else whole
+
+
+@dataclass(frozen=True)
+class Squares:
+    """The squares of elements under the tiles, zeros outside of the image.
+
+    Parameters
+    ----------
+    source : Buffer
+        Images `[N, height, width, C]`.
+    offset : tuple of int
+        Where the square under the first tile begins; negative for padding.
+    side : int
+        Elements of a side: what the results of a tile see, or the results themselves.
+    tiles : Tiles
+    lanes : int
+        Elements of a vector.
+    """
+
+    source: Buffer
+    offset: tuple[int, ...]
+    side: int
+    tiles: Tiles
+    lanes: int
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        return emit.shape_of(self.source)[1:3]
+
+    @property
+    def channels(self) -> int:
+        return emit.shape_of(self.source)[3]
+
+    @property
+    def pixel(self) -> int:
+        """Channels in whole vectors."""
+        return -(-self.channels // self.lanes) * self.lanes
+
+    @property
+    def pitch(self) -> int:
+        """Elements of a row of the matrices."""
+        return pitch(self.channels, self.lanes)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether every square can be read where it lies."""
+        ends = (
+            at + (tiles - 1) * RESULTS + self.side
+            for at, tiles in zip(self.offset, self.tiles.grid, strict=True)
+        )
+        fits = all(end <= size for end, size in zip(ends, self.spatial, strict=True))
+        return fits and min(self.offset) >= 0 and self.pixel == self.channels
+
+    def with_room(self, name: str, slots: int, body: Callable[[Room], Stmt]) -> Stmt:
+        """Declare the matrices of a block, for so many blocks at a time, and a patch for a task.
+
+        There is a vector between one matrix and the next: without it they would often fall in
+        the same sets of the cache.
+        """
+        shape = (slots, SQUARE, self.tiles.block * self.pitch + self.lanes)
+        patch_shape = (self.tiles.tasks, self.side * self.side * self.pixel)
+
+        def matrices(buffer: Buffer) -> Stmt:
+            if self.in_place:
+                return body(Room(self, buffer, None))
+            return emit.scratch(
+                f"{name}_patch", patch_shape, "float32",
+                lambda patch: body(Room(self, buffer, patch)),
+            )  # fmt: skip
+
+        return emit.scratch(name, shape, "float32", matrices)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Transformed squares: ``matrices[slot, point, tile * pitch + channel]``."""
+
+    squares: Squares
+    matrices: Buffer
+    patch: Buffer | None
+
+    def ramp(self, start: Index) -> Index:
+        """Index of a vector of elements."""
+        return Tile(1, 1, self.squares.lanes, "float32").ramp(start)
+
+    def fill(
+        self, transform: Transform, slot: Index, task: Index, tiles: tuple[Index, Index],
+        row: Index = 0,
+    ) -> Stmt:  # fmt: skip
+        """Transform the squares of tiles (first, count) to the matrices' rows from `row` on."""
+        squares, (first, count) = self.squares, tiles
+        lanes = squares.lanes
+
+        def tile(number: Index) -> Stmt:
+            start = (row + number) * squares.pitch
+
+            def vector(at: Index, load: Load) -> Stmt:
+                def keep(i: Index, values: Sequence[Expr]) -> Stmt:
+                    place = self.ramp(start + at * lanes)
+                    return emit.seq(
+                        *(
+                            emit.store(self.matrices, (slot, i * POINTS + j, place), value)
+                            for j, value in enumerate(values)
+                        )
+                    )
+
+                return planar(
+                    transform, squares.side, lanes, lambda i, j: load(i, j, at * lanes), keep
+                )
+
+            def vectors(load: Load) -> Stmt:
+                return emit.serial(squares.pixel // lanes, lambda at: vector(at, load), "vector")
+
+            return self._read(task, first + number, vectors)
+
+        return emit.serial(count, tile, "tile")
+
+    def _read(self, task: Index, tile: Index, body: Callable[[Load], Stmt]) -> Stmt:
+        """Give `body` the square under a tile: where it lies, or from the patch."""
+        squares, patch = self.squares, self.patch
+        n, *start = squares.tiles.place(tile)
+        row, column = (at + offset for at, offset in zip(start, squares.offset, strict=True))
+
+        def there(i: Index, j: Index, c: Index) -> Expr:
+            return squares.source[n, row + i, column + j, self.ramp(c)]
+
+        if patch is None:
+            return body(there)
+
+        def here(i: Index, j: Index, c: Index) -> Expr:
+            return patch[task, self.ramp((i * squares.side + j) * squares.pixel + c)]
+
+        copied = emit.seq(self._copy(patch, task, (n, row, column)), body(here))
+        if squares.pixel != squares.channels:
+            return copied
+        height, width = squares.spatial
+        inside = _all(
+            emit.less(-1, row), emit.less(row, height - squares.side + 1),
+            emit.less(-1, column), emit.less(column, width - squares.side + 1),
+        )  # fmt: skip
+        return emit.when(inside, body(there), copied)
+
+    def _copy(self, patch: Buffer, task: Index, corner: Place) -> Stmt:
+        """Copy the square at `corner` to the patch, zeros where the image ends."""
+        squares, (n, top, left) = self.squares, corner
+        height, width = squares.spatial
+        zero = emit.constant(0, "float32")
+
+        def element(at: Place) -> Stmt:
+            row, column = top + at[0], left + at[1]
+            start = (at[0] * squares.side + at[1]) * squares.pixel
+
+            def put(c: Index, value: Expr) -> Stmt:
+                return emit.store(patch, (task, start + c), value)
+
+            def copy(c: Index) -> Stmt:
+                return put(c, squares.source[n, row, column, c])
+
+            inside = _all(
+                emit.less(-1, row), emit.less(row, height),
+                emit.less(-1, column), emit.less(column, width),
+            )  # fmt: skip
+            channels, lanes = squares.channels, squares.lanes
+            return emit.seq(
+                emit.when(
+                    inside,
+                    emit.strips(channels, lanes, copy),
+                    emit.strips(channels, lanes, lambda c: put(c, zero)),
+                ),
+                emit.strips(squares.pixel - channels, lanes, lambda c: put(channels + c, zero)),
+            )
+
+        return emit.nest((squares.side, squares.side), element)
+
+
+def _all(*conditions: Expr | bool) -> Expr | bool:
+    """Whether all hold; known where one is known to fail, or all to hold."""
+    if any(condition is False for condition in conditions):
+        return False
+    result: Expr | bool = True
+    for condition in conditions:
+        if condition is not True:
+            result = condition if result is True else tirx.And(result, condition)
+    return result
