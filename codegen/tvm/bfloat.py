@@ -10,12 +10,14 @@ What TVM cannot say, functions in LLVM's language do, which a kernel imports and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tvm
 from tvm import tirx
 from tvm.tirx import op as top
 
 from . import emit
-from .emit import Expr, Stmt
+from .emit import Expr, Index, Stmt
 from .target import Machine
 
 STORED = "uint16"
@@ -43,6 +45,11 @@ def narrow(value: Expr, machine: Machine) -> Expr:
     if name is not None:
         return tirx.reinterpret(STORED, tirx.call_llvm_pure_intrin("int16", name, value))
     return rounded(value)
+
+
+def bits_of(value: Expr, machine: Machine) -> Expr:
+    """A number as bf16, whether it lies so in memory or as f32; see `narrow`."""
+    return value if str(value.ty).startswith(STORED) else narrow(value, machine)
 
 
 def rounded(value: Expr) -> Expr:
@@ -82,6 +89,18 @@ def zero_like(value: Expr) -> Expr:
     """As many zeros, as uint16."""
     zero, lanes = emit.constant(0, STORED), _lanes(value)
     return zero if lanes == 1 else tirx.Broadcast(zero, lanes)
+
+
+def join_neighbours(count: int, pair: Index, element: Callable[[Index], Expr]) -> Expr:
+    """The elements `2 * pair` and the next of so many, which may not be there, as a pair."""
+    low = element(2 * pair)
+    if count % 2 == 0:
+        return join(low, element(2 * pair + 1))
+    inside = emit.less(2 * pair + 1, count)
+    high = element(emit.minimum(2 * pair + 1, count - 1))
+    if isinstance(inside, bool):
+        return join(low, high if inside else zero_like(high))
+    return join(low, tirx.Select(inside, high, zero_like(high)))
 
 
 def multiply_add(sums: Expr, left: Expr, right: Expr) -> Expr:

@@ -206,4 +206,3 @@ def _quota() -> int:
     if not quota.strip().isdigit() or int(period) < 1:  # "max" and -1 mean no limit
         return 1 << 16
     return -(-int(quota) // int(period))
-

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .. import emit
+from .. import bfloat, emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
 from . import one_tap
@@ -87,6 +87,12 @@ def conv_kernel_grad(
         machine,
         slack=lanes if channels == 1 and g.groups % lanes else 0,
     )
+    depthwise = channels == 1 and total == g.groups > 1
+    short = emit.dtype_of(x) == emit.dtype_of(dy) == bfloat.STORED
+    paired = short and bfloat.pairs_fit(machine) and not depthwise
+    if paired:
+        images = replace(images, dtype=bfloat.PAIR, pairs="images")
+        batch = -(-batch // 2)
     problem = _Problem(
         images,
         dy,
@@ -101,7 +107,7 @@ def conv_kernel_grad(
     )
     if math.prod(kernel_shape) == 0:
         return emit.NOTHING
-    return _gradient(problem)
+    return bfloat.importing(_gradient(problem), machine) if paired else _gradient(problem)
 
 
 def _is_plain(g: Geometry, rank: int) -> bool:
@@ -111,7 +117,10 @@ def _is_plain(g: Geometry, rank: int) -> bool:
 
 @dataclass(frozen=True)
 class _Problem:
-    """``dw[t, c, g, o] = sum_(n, p) image[n, p * stride + t * dilation, g, c] * dy[n, p, g, o]``"""
+    """``dw[t, c, g, o] = sum_(n, p) image[n, p * stride + t * dilation, g, c] * dy[n, p, g, o]``
+
+    Of images that are staged in pairs, `batch` counts pairs, and cotangents are so too.
+    """
 
     images: Images
     dy: Buffer
@@ -126,7 +135,8 @@ class _Problem:
 
     @property
     def dtype(self) -> str:
-        return self.images.dtype
+        """In which products are summed."""
+        return "float32" if self.images.pairs else self.images.dtype
 
     @property
     def groups(self) -> int:
@@ -172,7 +182,7 @@ class _Problem:
     def padded(self) -> bool:
         """Whether cotangents are copied to rows of whole panels, in the dtype of the sums."""
         whole = self.panels * self.width == (self.groups if self.depthwise else self.outputs)
-        return not whole or emit.dtype_of(self.dy) != self.dtype
+        return not whole or emit.dtype_of(self.dy) != self.images.dtype
 
     @property
     def slots(self) -> int:
@@ -238,7 +248,7 @@ def _with_cotangents(problem: _Problem, body: Callable[[Buffer], Stmt]) -> Stmt:
             pixels,
             problem.blocks * problem.panels * problem.width,
         )
-        return emit.scratch("cotangents", shape, problem.dtype, body)
+        return emit.scratch("cotangents", shape, problem.images.dtype, body)
     total = problem.groups * problem.outputs
     return emit.view(problem.dy, (problem.batch, pixels, total), body)
 
@@ -287,7 +297,7 @@ def _fill_cotangents(
     if not problem.padded:
         return emit.NOTHING
     columns = problem.groups if problem.depthwise else problem.outputs
-    width, zero = problem.panels * problem.width, emit.constant(0, problem.dtype)
+    width, zero = problem.panels * problem.width, emit.constant(0, problem.images.dtype)
 
     def pixel(at: Place) -> Stmt:
         group, number = at
@@ -297,8 +307,13 @@ def _fill_cotangents(
             return emit.store(room.cotangents, (task, slot, number, group * width + j), value)
 
         def copy(j: Index) -> Stmt:
-            value = problem.dy[(image, *p, group * problem.outputs + j)]
-            return put(j, cast(value, problem.dtype))
+            place = (*p, group * problem.outputs + j)
+            if problem.images.pairs:
+                count = emit.shape_of(problem.dy)[0]
+                return put(
+                    j, bfloat.join_neighbours(count, image, lambda n: problem.dy[(n, *place)])
+                )
+            return put(j, cast(problem.dy[(image, *place)], problem.dtype))
 
         return emit.seq(
             emit.strips(columns, problem.lanes, copy),
@@ -365,7 +380,8 @@ def _tile(
 ) -> Stmt:
     """Add the terms of `count` images to a tile of the sums."""
     (task, image, count), (group, number) = images, panel
-    tile = Tile(rows, problem.vectors, problem.lanes, problem.dtype)
+    paired = bool(problem.images.pairs)
+    tile = Tile(rows, problem.vectors, problem.lanes, problem.dtype, paired)
 
     def place(row: int, vector: int) -> Place:
         column = number * problem.width + vector * tile.lanes

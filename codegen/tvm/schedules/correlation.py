@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .. import emit
+from .. import bfloat, emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
 from .staging import Images, Ints, Stage
@@ -84,7 +84,21 @@ class Correlation:
 
     @property
     def dtype(self) -> str:
-        return self.images.dtype
+        """In which products are summed."""
+        return "float32" if self.images.pairs else self.images.dtype
+
+    def factor(self, tap: Place, group: Index, c: Index, o: Index) -> Expr:
+        """A weight as it is multiplied; of images in pairs, of the `c`-th pair of channels."""
+        if self.images.pairs:
+            machine = self.machine
+            low, high = (
+                bfloat.bits_of(self.weight(tap, group, 2 * c + i, o), machine) for i in (0, 1)
+            )
+            return bfloat.join(low, high)
+        value = self.weight(tap, group, c, o)
+        if emit.dtype_of(self.images.source) == bfloat.STORED and str(value.ty) == "float32":
+            value = bfloat.rounded(value)  # a master weight
+        return cast(value, self.dtype)
 
     @property
     def work(self) -> int:
@@ -160,6 +174,24 @@ def correlate(*problems: Correlation) -> Stmt:
 
     Several problems must have equal `images`: these are staged once for all of them.
     """
+    if any(_fit_pairs(p) for p in problems):
+        body = _correlate(tuple(map(_in_pairs, problems)))
+        return bfloat.importing(body, problems[0].machine)
+    return _correlate(problems)
+
+
+def _fit_pairs(problem: Correlation) -> bool:
+    """Whether images and weights can be read in pairs of channels."""
+    short = emit.dtype_of(problem.images.source) == bfloat.STORED
+    return short and bfloat.pairs_fit(problem.machine) and problem.channels % 2 == 0
+
+
+def _in_pairs(problem: Correlation) -> Correlation:
+    images = replace(problem.images, dtype=bfloat.PAIR, pairs="channels")
+    return replace(problem, images=images, channels=problem.channels // 2)
+
+
+def _correlate(problems: tuple[Correlation, ...]) -> Stmt:
     problems = tuple(
         p for p in problems if p.batch * math.prod(p.sizes) * p.outputs * p.groups != 0
     )
@@ -181,7 +213,7 @@ def _with_weights(problems: Sequence[Correlation], packed: tuple[Buffer, ...]) -
         problem.width,
     )
     return emit.scratch(
-        "weights", shape, problem.dtype, lambda w: _with_weights(problems, (*packed, w))
+        "weights", shape, problem.images.dtype, lambda w: _with_weights(problems, (*packed, w))
     )
 
 
@@ -208,7 +240,7 @@ def _pack(problem: Correlation, packed: Buffer) -> Stmt:
     lanes = problem.machine.lanes(problem.dtype)
     whole, rest = divmod(problem.outputs, lanes)
     outer = problem.taps[:-1]
-    zero = emit.constant(0, problem.dtype)
+    zero = emit.constant(0, problem.images.dtype)
 
     def vector(at: Place) -> Stmt:
         group, panel, number, flat, last, channel = at
@@ -226,8 +258,7 @@ def _pack(problem: Correlation, packed: Buffer) -> Stmt:
 
         def lane(position: Index) -> Stmt:
             output = place * lanes + position
-            value = cast(problem.weight(tap, group, channel, output), problem.dtype)
-            return write(position, value)
+            return write(position, problem.factor(tap, group, channel, output))
 
         def columns(count: int) -> Stmt:
             blank = emit.vectorized(lanes - count, lambda position: write(count + position, zero))
@@ -345,7 +376,8 @@ def _tile(
     pixel: Callable[[Index], Place],
 ) -> Stmt:
     """One register tile: `rows` pixels x the outputs of panel `number`."""
-    tile = Tile(rows, problem.vectors, problem.machine.lanes(problem.dtype), problem.dtype)
+    lanes, paired = problem.machine.lanes(problem.dtype), bool(problem.images.pairs)
+    tile = Tile(rows, problem.vectors, lanes, problem.dtype, paired)
     group = number // problem.panels if problem.groups > 1 else 0
     panel = number - group * problem.panels if problem.groups > 1 else number
     outer = problem.taps[:-1]

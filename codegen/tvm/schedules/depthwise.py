@@ -9,7 +9,7 @@ from .. import emit
 from ..emit import Buffer, Index, Stmt
 from .correlation import Correlation, Place
 from .staging import Stage
-from .tile import cast, for_row_tiles, tasks_for
+from .tile import for_row_tiles, tasks_for
 
 
 def depthwise(problem: Correlation) -> Stmt:
@@ -78,7 +78,7 @@ def _tile(
             def add(i: int, lane: Index) -> Stmt:
                 position = problem.position(pixels[i], taps)
                 seen = stage.load(task, 0, n, position, channel + lane)
-                weight = cast(problem.weight(taps, channel + lane, 0, 0), problem.dtype)
+                weight = problem.factor(taps, channel + lane, 0, 0)
                 return emit.store(sums, (i * lanes + lane,), sums[i * lanes + lane] + seen * weight)
 
             return every(add)

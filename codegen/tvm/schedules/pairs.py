@@ -73,24 +73,11 @@ class Operand:
         if isinstance(k, tirx.Ramp):
             run = tirx.Ramp(2 * k.base, emit.constant(1, "int32"), 2 * int(k.lanes))
             return bfloat.pairs_of_run(self.buffer[(*at, i, run)])
-        return bfloat.join(self._bits(at, i, 2 * k), self._second(at, i, 2 * k + 1))
+        return bfloat.join_neighbours(self.terms, k, lambda term: self._bits(at, i, term))
 
     def _bits(self, at: Place, i: Index, k: Index) -> Expr:
         value = self.buffer[(*at, i, k) if self.adjacent else (*at, k, i)]
-        if emit.dtype_of(self.buffer) == bfloat.STORED:
-            return value
-        return bfloat.narrow(value, self.machine)
-
-    def _second(self, at: Place, i: Index, k: Index) -> Expr:
-        """The element after an even one; there may be none."""
-        if self.terms % 2 == 0:
-            return self._bits(at, i, k)
-        value = self._bits(at, i, emit.minimum(k, self.terms - 1))
-        zero = bfloat.zero_like(value)
-        inside = emit.less(k, self.terms)
-        if isinstance(inside, bool):
-            return value if inside else zero
-        return tirx.Select(inside, value, zero)
+        return bfloat.bits_of(value, self.machine)
 
 
 def in_pairs(product: Product, a: Buffer, b: Buffer, body: Callable[[Product], Stmt]) -> Stmt:

@@ -4,6 +4,9 @@ A convolution without padding reads its input where it lies. Otherwise each task
 into its workspace, where it stays in the second-level cache: bounds are then checked once for
 each element and not once for each tap, and the copy is a few percent of the work. The border is
 zeroed once per task, since copies only write the inside.
+
+Images of bf16 may be staged as pairs (see `bfloat`): of neighbouring channels, where the sum runs
+over channels, or of the same element of neighbouring images, where it runs over images.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .. import emit
+from .. import bfloat, emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
 from .tile import cast
@@ -41,6 +44,8 @@ class Images:
         For the width of copies.
     slack : int
         Elements that may be read beyond an image, by vectors that are not wholly used.
+    pairs : {"", "channels", "images"}
+        Of which neighbours an element is a pair; `dtype` is that of pairs then.
     """
 
     source: Buffer
@@ -50,6 +55,7 @@ class Images:
     dtype: str
     machine: Machine
     slack: int = 0
+    pairs: str = ""
 
     @property
     def spatial(self) -> Ints:
@@ -57,14 +63,15 @@ class Images:
 
     @property
     def channels(self) -> int:
-        return emit.shape_of(self.source)[-1]
+        channels = emit.shape_of(self.source)[-1]
+        return channels // 2 if self.pairs == "channels" else channels
 
     @property
     def in_place(self) -> bool:
         """Whether the source itself is the image, perhaps longer than needed."""
         plain = all(low == 0 for low in self.low) and all(step == 1 for step in self.dilation)
         inside = all(need <= have for need, have in zip(self.extent, self.spatial, strict=True))
-        same = emit.dtype_of(self.source) == self.dtype
+        same = self.pairs == "channels" or emit.dtype_of(self.source) == self.dtype
         return plain and inside and same and self.slack == 0
 
     @property
@@ -75,7 +82,7 @@ class Images:
 
     def staged(self, tasks: int, slots: int, body: Callable[[Stage], Stmt]) -> Stmt:
         """Give `body` a `Stage` with room for `slots` images of each task."""
-        batch, *outer, last, channels = emit.shape_of(self.source)
+        batch, *outer, last, _ = emit.shape_of(self.source)
         shape = (tasks, slots, *self.rows_shape)
 
         def staged(source: Buffer) -> Stmt:
@@ -85,7 +92,9 @@ class Images:
                 "staged", shape, self.dtype, lambda rows: body(Stage(self, source, rows))
             )
 
-        return emit.view(self.source, (batch, *outer, last * channels), staged)
+        merged = (batch, *outer, last * self.channels)
+        seen = bfloat.PAIR if self.pairs == "channels" else None
+        return emit.view(self.source, merged, staged, seen)
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ class Stage:
                 lambda j: emit.store(
                     self.rows,
                     (*target, (low + first) * channels + j),
-                    cast(self.source[(*source, first * channels + j)], images.dtype),
+                    self._element(source, first * channels + j),
                 ),
                 unroll=4,
             )
@@ -162,11 +171,20 @@ class Stage:
                 lambda j: emit.store(
                     self.rows,
                     (*target, place + j),
-                    cast(self.source[(*source, (first + i) * channels + j)], images.dtype),
+                    self._element(source, (first + i) * channels + j),
                 ),
             )
 
         return emit.serial(count, pixel, "pixel")
+
+    def _element(self, source: Position, place: Index) -> Expr:
+        """What is staged of an element, ``source = (image, *position of its row)``."""
+        images, (image, *row) = self.images, source
+        if images.pairs == "images":
+            return bfloat.join_neighbours(
+                emit.shape_of(self.source)[0], image, lambda n: self.source[(n, *row, place)]
+            )
+        return cast(self.source[(*source, place)], images.dtype)
 
     def load(
         self, task: Index, slot: Index, image: Index, position: Position, channel: Index

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from native import SMALL, TARGET, aligned, declare, run_function, run_template
@@ -13,6 +14,8 @@ from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.schedules.conv import Geometry, conv, conv_input_grad, positions
 from hornfels.codegen.tvm.schedules.conv_kernel_grad import conv_kernel_grad
 from hornfels.ir.op import get
+
+BF16 = ml_dtypes.bfloat16
 
 # (batch, spatial, channels, outputs, kernel, attributes)
 CASES = {
@@ -74,6 +77,15 @@ PARALLEL = {
 }  # fmt: skip
 
 
+EMULATED = replace(SMALL, features=frozenset())
+
+SHORT = (
+    "plain", "first layer", "lopsided padding and strides", "tails", "short rows", "strides",
+    "strides and groups", "rank 3", "kernel dilation", "everything", "groups", "depthwise",
+    "pointwise", "whole image", "no image", "no channel",
+)  # fmt: skip
+
+
 class Problem:
     """Arrays, geometry and the attributes of the IR's ops for one case."""
 
@@ -97,7 +109,7 @@ class Problem:
         sizes = positions(tuple(spatial), each(kernel), self.geometry)
         self.y_shape = (batch, *sizes, outputs)
         random = np.random.default_rng(math.prod(self.x_shape) + outputs)
-        self.dtype = dtype
+        self.dtype, self.result = dtype, "float32" if dtype == BF16 else dtype
         self.x, self.w, self.dy = (
             random.standard_normal(shape).astype(dtype)
             for shape in (self.x_shape, self.w_shape, self.y_shape)
@@ -117,12 +129,12 @@ def assert_close(result, want, terms, unit):
     )
 
 
-UNIT = {"float32": 1e-6, "float64": 1e-14}
+UNIT = {"float32": 1e-6, "float64": 1e-14, BF16: 1e-6}  # bf16 is summed, and compared, in f32
 
 
 def check_forward(problem, machine=TARGET.machine):
     result = run_template(
-        conv, [problem.x, problem.w], problem.y_shape, problem.dtype, geometry=problem.geometry,
+        conv, [problem.x, problem.w], problem.y_shape, problem.result, geometry=problem.geometry,
         machine=machine,
     )  # fmt: skip
     want = problem.expected("conv", problem.x, problem.w)
@@ -131,7 +143,7 @@ def check_forward(problem, machine=TARGET.machine):
 
 def check_input_grad(problem, machine=TARGET.machine):
     result = run_template(
-        conv_input_grad, [problem.dy, problem.w], problem.x_shape, problem.dtype,
+        conv_input_grad, [problem.dy, problem.w], problem.x_shape, problem.result,
         input_shape=problem.x_shape, geometry=problem.geometry, machine=machine,
     )  # fmt: skip
     want = problem.expected("conv_input_grad", problem.dy, problem.w, input_shape=problem.x_shape)
@@ -140,7 +152,7 @@ def check_input_grad(problem, machine=TARGET.machine):
 
 def check_kernel_grad(problem, machine=TARGET.machine):
     result = run_template(
-        conv_kernel_grad, [problem.x, problem.dy], problem.w_shape, problem.dtype,
+        conv_kernel_grad, [problem.x, problem.dy], problem.w_shape, problem.result,
         kernel_shape=problem.w_shape, geometry=problem.geometry, machine=machine,
     )  # fmt: skip
     want = problem.expected("conv_kernel_grad", problem.x, problem.dy, kernel_shape=problem.w_shape)
@@ -186,6 +198,33 @@ def test_one_tap_blocks(strides, check):
 def test_parallel(case, check):
     """Large enough to be split over tasks."""
     check(Problem(*case))
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("name", SHORT)
+def test_bfloat16(name, check):
+    check(Problem(*CASES[name], dtype=BF16), SMALL)
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("machine", [TARGET.machine, EMULATED], ids=["pairs", "emulated"])
+@pytest.mark.parametrize("name", ["tails", "strides and groups"])
+def test_bfloat16_of_other_machines(name, machine, check):
+    check(Problem(*CASES[name], dtype=BF16), machine)
+
+
+@pytest.mark.parametrize("check", [check_forward, check_input_grad], ids=list(CHECKS)[:2])
+@pytest.mark.parametrize("machine", [SMALL, EMULATED], ids=["pairs", "emulated"])
+@pytest.mark.parametrize("name", ["tails", "depthwise", "pointwise"])
+def test_master_weights_are_rounded(name, machine, check):
+    """Weights in f32 beside images in bf16 count as rounded."""
+    rounded, problem = (Problem(*CASES[name], dtype=BF16) for _ in range(2))
+    exact = np.random.default_rng(0).standard_normal(problem.w_shape).astype(np.float32)
+    problem.w, rounded.w = exact, exact.astype(BF16)
+    problem.expected = lambda *operands, **attributes: rounded.expected(
+        operands[0], operands[1], rounded.w, **attributes
+    )
+    check(problem, machine)
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)

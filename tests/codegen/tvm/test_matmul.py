@@ -107,7 +107,7 @@ MACHINES = {"pairs": TARGET.machine, "small pairs": SMALL, "emulated": EMULATED}
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 @pytest.mark.parametrize("transposes", TRANSPOSES)
-@pytest.mark.parametrize("shape", [(13, 21, 34), (31, 53, 37), (3, 70, 33), (29, 1, 50), (5, 6, 1)])
+@pytest.mark.parametrize("shape", [(31, 53, 37), (3, 70, 33), (29, 1, 50)])
 def test_bfloat16(shape, transposes, machine):
     check(*shape, transposes, dtype=BF16, tol=1e-2, machine=machine)
 
