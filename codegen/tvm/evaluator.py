@@ -47,6 +47,11 @@ class Source:
     indices: Indices
     inside: tuple[tuple[Index, int, int, int], ...] = ()
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether no index can fit."""
+        return any(index.high < low or index.low > high for index, low, high, _ in self.inside)
+
 
 def source(node: Node, at: Indices) -> Source | None:
     """Where an op that only moves elements takes the element `at` from; None for other ops.
@@ -114,13 +119,14 @@ _SOURCES: dict[str, Callable[[Node, Indices], Source]] = {
 
 
 def concat_parts(node: Node, at: Indices) -> list[tuple[Source, int]]:
-    """For each operand of a concat its source and the first position after it."""
+    """For each operand of a concat that `at` may lie in its source and the first position after."""
     axis, end, parts = node.attrs["axis"], 0, []
     for x in node.inputs:
         size = x.shape[axis]
         local = (at[axis] - end).clamp(0, max(size - 1, 0))
         end += size
-        parts.append((Source(x, (*at[:axis], local, *at[axis + 1 :])), end))
+        if 0 not in x.shape and at[axis].low < end and at[axis].high >= end - size:
+            parts.append((Source(x, (*at[:axis], local, *at[axis + 1 :])), end))
     return parts
 
 
@@ -228,7 +234,7 @@ class Evaluator:
 
     def _moved(self, node: Node, origin: Source) -> Element:
         x = origin.value
-        if 0 in x.shape:
+        if 0 in x.shape or origin.is_outside:
             return constant(self.nest, x.dtype, node.attrs.get("value", 0))
         result = self.element(x, origin.indices)
         if not origin.inside:
@@ -257,9 +263,6 @@ class Evaluator:
         along = at[node.attrs["axis"]]
         result: Element | None = None
         for part, end in reversed(concat_parts(node, at)):
-            size = part.value.shape[node.attrs["axis"]]
-            if 0 in part.value.shape or along.low >= end or along.high < end - size:
-                continue
             piece = self.element(part.value, part.indices)
             if result is None:
                 result = piece
@@ -393,7 +396,7 @@ def _operands(node: Node, here: Indices, found: list[Index]) -> list[tuple[Value
     moved = source(node, here)
     if moved is not None:
         found.extend(index for index, *_ in moved.inside)
-        return [(moved.value, moved.indices)]
+        return [] if moved.is_outside else [(moved.value, moved.indices)]
     if node.op.name == "concat":
         found.append(here[node.attrs["axis"]])
         return [(part.value, part.indices) for part, _ in concat_parts(node, here)]

@@ -55,7 +55,16 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
 
     lanes = lanes_for(body, machine)
     across = crossing_loop(body, shape)
-    if across is None:
+    pieces = pieces_of(body, shape, lanes)
+    if across is None and pieces > 1:
+        width = shape[-1] // pieces
+
+        def elements(at: Indices) -> None:
+            for piece in range(pieces):
+                element((*at[:-1], at[-1] + piece * width))
+
+        traverse(nest, (*shape[:-1], width), lanes, tasks, elements)
+    elif across is None:
         traverse(nest, shape, lanes, tasks, element)
     else:
         traverse_blocks(nest, shape, across, lanes, tasks, element)
@@ -263,6 +272,37 @@ def loop_shape(body: Graph) -> Sizes:
         return merged(outputs, _proper(shape))
     choices = [merged(outputs, s) for s in shapes]
     return min(choices, key=lambda s: (_complexity(outputs, s), -s[-1], len(s)))
+
+
+def pieces_of(body: Graph, shape: Sizes, lanes: int) -> int:
+    """In how many equal pieces to cut the last loop, so that each lies in one operand of a concat.
+
+    The elements of all pieces are computed together: they need no choice between operands, and
+    share what they have in common, as the gradients of a cell's gates do.
+    """
+    counts = {len(n.inputs) for n in body.nodes if n.op.name == "concat"}
+    for count in sorted(c for c in counts if 1 < c <= _PIECES):
+        width, rest = divmod(shape[-1], count)
+        if rest == 0 and width >= lanes and _are_separate(body, shape, count):
+            return count
+    return 1
+
+
+_PIECES = 8
+
+
+def _are_separate(body: Graph, shape: Sizes, count: int) -> bool:
+    """Whether the elements of each piece have positions without clamps."""
+    width = shape[-1] // count
+    terms = [ix.of(ix.Loop(_NO_VARIABLE, 0, n - 1, 1)) for n in (*shape[:-1], width)]
+    outputs = tuple(dict.fromkeys(body.outputs))
+    for piece in range(count):
+        flat = ix.linearize((*terms[:-1], terms[-1] + piece * width), shape)
+        for value in outputs:
+            found = loads((value,), ix.delinearize(flat, value.shape), frozenset())
+            if not all(position.is_affine for position in found):
+                return False
+    return True
 
 
 def crossing_loop(body: Graph, shape: Sizes) -> int | None:

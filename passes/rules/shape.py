@@ -145,6 +145,63 @@ def _whole_halves(
     return True
 
 
+_TILES = 16
+
+
+def _tiles(out: Value) -> list[Value] | str:
+    """The pads that `out` adds up, in order along the axis that they fill side by side."""
+    found: list[Value] = []
+    pending = [out]
+    while pending:
+        node = pending.pop().node
+        if node is not None and node.op.name == "add" and len(pending) + len(found) < _TILES:
+            pending += node.inputs
+        elif node is None or node.op.name != "pad":
+            return "not all that it adds are pads"
+        else:
+            found.append(node.output)
+    if not out.type.is_static or any(not _is_tile(v) for v in found):
+        return "a pad is not one with zeros along one axis"
+    axes = {axis for v in found for axis in _padded_axes(v)}
+    if len(axes) != 1:
+        return "they are padded along several axes"
+    (axis,) = axes
+    found.sort(key=lambda v: _low(v, axis))
+    ends = [_low(v, axis) + v.node.inputs[0].shape[axis] for v in found if v.node]
+    if [_low(v, axis) for v in found] != [0, *ends[:-1]] or ends[-1] != out.shape[axis]:
+        return "they leave elements out or overlap"
+    return found
+
+
+def _is_tile(v: Value) -> bool:
+    assert v.node is not None
+    attrs = v.node.attrs
+    return attrs["value"] == 0 and not any(attrs["interior"]) and len(_padded_axes(v)) == 1
+
+
+def _padded_axes(v: Value) -> list[int]:
+    assert v.node is not None
+    pairs = zip(v.node.attrs["low"], v.node.attrs["high"], strict=True)
+    return [axis for axis, pair in enumerate(pairs) if any(pair)]
+
+
+def _low(v: Value, axis: int) -> int:
+    assert v.node is not None
+    return int(v.node.attrs["low"][axis])
+
+
+def _may_join(out: Value) -> bool | str:
+    tiles = _tiles(out)
+    return tiles if isinstance(tiles, str) else True
+
+
+def _join(out: Value) -> Value:
+    tiles = _tiles(out)
+    assert not isinstance(tiles, str)
+    (axis,) = _padded_axes(tiles[0])
+    return get("concat")(*(v.node.inputs[0] for v in tiles if v.node), axis=axis)
+
+
 NUMBERS = (
     Rule("number-moved",
          lambda p, c: p.any(("broadcast", "reshape", "transpose", "slice", "reverse"), p.const(c)),
@@ -229,6 +286,8 @@ SLICES = (
          where=lambda x, s1, e1, t1, s2, e2, t2, a: _whole_halves(
              x, (s1, s2), (e1, e2), (t1, t2), a),
          replace=lambda x: x, keeps_inner=True),
+    Rule("sum-of-pads", lambda p, x, y: p.add(x, p.pad(y)),
+         where=lambda out: _may_join(out), replace=lambda out: _join(out), keeps_inner=True),
 )  # fmt: skip
 
 SHAPE = (*NUMBERS, *BROADCASTS, *FACTORS, *RESHAPES, *SLICES)

@@ -11,7 +11,7 @@ from native_graph import arrays_for, check_graph, compiled, only_kernel
 
 from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.lower import lower_kernel
-from hornfels.codegen.tvm.pointwise import crossing_loop, loop_shape
+from hornfels.codegen.tvm.pointwise import crossing_loop, lanes_for, loop_shape, pieces_of
 from hornfels.ir import Builder, Graph, sugar
 from hornfels.ir.op import get
 from hornfels.ir.types import bf16, boolean, f16, f32, f64, i32, u32
@@ -197,3 +197,47 @@ def test_blocks_only_where_an_operand_is_crossed():
         other = b.finish({"y": x + bias})
     assert crossing_loop(only_kernel(graph).body, (50, 40)) == 0
     assert crossing_loop(only_kernel(other).body, (40, 50)) is None
+
+
+def gates(rows: int, units: int, count: int = 4, dtype=f32) -> Graph:
+    """Parts with something in common, side by side."""
+    with Builder("gates") as b:
+        x, h = b.input("x", dtype(rows, units)), b.input("h", dtype(rows, units))
+        shared = x * x
+        parts = [shared * (h + float(k)) for k in range(count)]
+        return b.finish({"y": get("concat")(*parts, axis=1)})
+
+
+@pytest.mark.parametrize("dtype", [f32, bf16, f16, f64])
+@pytest.mark.parametrize(("rows", "units"), [(3, 16), (2, 32), (5, 40), (3, 19), (1, 128), (4, 5)])
+def test_parts_side_by_side(rows, units, dtype):
+    graph = gates(rows, units, dtype=dtype)
+    check_graph(graph, arrays_for(graph))
+
+
+def test_equal_parts_are_computed_together():
+    """One loop over the columns of a part, without a choice between parts."""
+    for graph, count in ((gates(3, 32), 4), (gates(3, 32, 3), 3), (gates(3, 2), 1)):
+        body = only_kernel(graph).body
+        lanes = lanes_for(body, TARGET.machine)
+        assert pieces_of(body, loop_shape(body), lanes) == count
+        text = str(lower_kernel(only_kernel(graph), TARGET.machine))
+        assert ("Select" in text) == (count == 1)
+
+
+def test_parts_of_a_reshaped_concat():
+    """Where pieces of the loop are none of the concat, it chooses element by element."""
+    with Builder("turned") as b:
+        x = b.input("x", f32(4, 32))
+        joined = get("concat")(x, x * 2.0, axis=0)
+        graph = b.finish({"y": joined.reshape(4, 64) + 1.0})
+    check_graph(graph, arrays_for(graph))
+
+
+def test_sums_of_pads_need_no_choice_where_they_meet():
+    with Builder("pads") as b:
+        x, y = b.input("x", f32(3, 20)), b.input("y", f32(3, 12))
+        left = get("pad")(x, low=(0, 0), high=(0, 12), interior=(0, 0), value=0.0)
+        right = get("pad")(y, low=(0, 20), high=(0, 0), interior=(0, 0), value=1.0)
+        graph = b.finish({"y": left * right, "z": left + right})
+    check_graph(graph, arrays_for(graph))
