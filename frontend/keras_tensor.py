@@ -54,6 +54,7 @@ class KerasTensor(ArrayOperators):
             raise DTypeError("KerasTensor: sparse and ragged tensors are not supported")
         self.name = name or auto_name("keras_tensor")
         self.type = TensorType(as_dtype(dtype), symbolic_shape(shape, self.name))
+        self.mask: KerasTensor | None = None
         self.node: CallNode | None = None
         self.index = 0
 

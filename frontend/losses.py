@@ -19,6 +19,7 @@ from ..ir.types import Shape, as_dtype, i32
 from . import ops
 from .config import floatx
 from .identifiers import Catalogue
+from .masks import mask_of
 from .naming import auto_name
 from .operation import operation
 from .ops.core import floating, tensor
@@ -95,7 +96,7 @@ class Loss:
         """The reduced loss."""
         dtype = as_dtype(self.dtype)
         values = self.call(tensor(y_true, dtype), tensor(y_pred, dtype))
-        return reduce_weighted_values(values, sample_weight, self.reduction)
+        return reduce_weighted_values(values, sample_weight, self.reduction, mask_of(y_pred))
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
@@ -125,11 +126,29 @@ def _same_rank(longer: Value, shorter: Value, expand_rank_1: bool) -> tuple[Valu
     return sugar.reshape(longer, longer.shape[:-1]), shorter
 
 
+def masked_weight(sample_weight: Any, mask: Any, dtype: Any, reduction: Any) -> Any:
+    """The weights with 0 where the mask is false; a mean is then one over what it keeps."""
+    if mask is None:
+        return sample_weight
+    weight = tensor(mask, dtype)
+    if reduction in ("mean", "sum_over_batch_size"):
+        total = sugar.count(weight, range(weight.ndim), weight.dtype)
+        weight = weight * ops.divide_no_nan(total, weight.sum())
+    if sample_weight is None:
+        return weight
+    weight, given = squeeze_or_expand_to_same_rank(weight, tensor(sample_weight, dtype))
+    return weight * given
+
+
 def reduce_weighted_values(
-    values: Any, sample_weight: Any = None, reduction: Any = "sum_over_batch_size"
+    values: Any,
+    sample_weight: Any = None,
+    reduction: Any = "sum_over_batch_size",
+    mask: Any = None,
 ) -> Value:
-    """Weight the losses of the samples and reduce them to a scalar."""
+    """Weight the losses of the samples, leave out masked ones, and reduce them to a scalar."""
     values = tensor(values)
+    sample_weight = masked_weight(sample_weight, mask, values.dtype, reduction)
     weight = None
     if sample_weight is not None:
         weight = tensor(sample_weight, values.dtype)

@@ -23,6 +23,7 @@ from ..ir.graph import Value
 from ..ir.types import Dim, TensorType, symbol
 from . import tree
 from .keras_tensor import CallNode, KerasTensor, is_symbolic
+from .masks import with_mask_of
 from .naming import auto_name
 from .trace import Trace
 
@@ -119,7 +120,7 @@ def evaluate_eagerly(
 
 
 def _to_array(x: Any) -> Any:
-    return np.array(x.constant) if isinstance(x, Value) else x
+    return with_mask_of(x, np.array(x.constant), _to_array) if isinstance(x, Value) else x
 
 
 def evaluate_symbolically(
@@ -153,11 +154,12 @@ def _evaluate_types(
             return x
         if x not in values:
             values[x] = trace.input(x.name, x.type.substitute(equal))
+            with_mask_of(x, values[x], to_value)
         return values[x]
 
     with Trace("shapes") as trace:
         outputs = body(*tree.map_structure(to_value, args), **tree.map_structure(to_value, kwargs))
-    return tree.map_structure(_to_symbolic, outputs)
+        return tree.map_structure(_to_symbolic, outputs)
 
 
 def equal_by_axis(types: Iterable[TensorType]) -> dict[str, Dim]:
@@ -172,4 +174,6 @@ def equal_by_axis(types: Iterable[TensorType]) -> dict[str, Dim]:
 
 
 def _to_symbolic(x: Any) -> Any:
-    return KerasTensor(x.shape, x.dtype) if isinstance(x, Value) else x
+    if not isinstance(x, Value):
+        return x
+    return with_mask_of(x, KerasTensor(x.shape, x.dtype), _to_symbolic)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from ...ir.errors import ArgumentError, ShapeError
 from .. import activations, ops, regularizers
+from ..masks import set_mask
 from .input_spec import InputSpec
 from .layer import Layer
 from .weights import WeightedLayer
@@ -148,6 +150,33 @@ class Identity(Layer):
         return super().get_config()
 
 
+class Masking(Layer):
+    """The inputs, whose steps of nothing but `mask_value` are masked, and 0.
+
+    Parameters
+    ----------
+    mask_value : float
+    """
+
+    def __init__(self, mask_value: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mask_value = mask_value
+        self.supports_masking = True
+        self.built = True
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        return ops.any(ops.not_equal(inputs, self.mask_value), axis=-1)
+
+    def call(self, inputs: Any) -> Any:
+        mask = self.compute_mask(inputs)
+        outputs = ops.where(ops.expand_dims(mask, -1), inputs, 0)
+        set_mask(outputs, mask)
+        return outputs
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "mask_value": self.mask_value}
+
+
 class Lambda(Layer):
     """A function as a layer.
 
@@ -157,6 +186,8 @@ class Lambda(Layer):
         Of the inputs, over `ops`; may also take `mask` and `training`.
     output_shape : ignored
         The shape is found by running the function on shapes.
+    mask : callable or tensor, optional
+        The mask of the output, or `mask(inputs, mask)` -> that mask.
     arguments : dict, optional
         Further keyword arguments of the function.
     """
@@ -172,11 +203,18 @@ class Lambda(Layer):
         super().__init__(**kwargs)
         self.function = function
         self.mask = mask
+        self.supports_masking = mask is not None
         self.arguments = dict(arguments or {})
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
-        return self.function(inputs, **self.arguments)
+    def call(self, inputs: Any, mask: Any = None, training: bool | None = None) -> Any:
+        takes = inspect.signature(self.function).parameters
+        given = {"mask": mask, "training": training}
+        given = {name: value for name, value in given.items() if name in takes}
+        return self.function(inputs, **self.arguments, **given)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        return self.mask(inputs, mask) if callable(self.mask) else self.mask
 
 
 class Rescaling(Layer):

@@ -18,10 +18,12 @@ from ...ir.graph import Value
 from ...ir.types import as_dtype
 from .. import dtype_policy, naming, tree
 from ..keras_tensor import CallNode, is_symbolic
+from ..masks import with_mask_of
 from ..operation import Operation, evaluate_eagerly, evaluate_symbolically
 from ..ops.core import tensor
 from ..variable import Variable, as_array, autocast, count_change
 from .input_spec import check_inputs
+from .masking import MaskedCall
 from .shapes import declared_shape, open_shape, tensors_of
 
 
@@ -101,7 +103,7 @@ class Layer(Operation):
         self.activity_regularizer = _regularizer(activity_regularizer)
         self.built = False
         self.input_spec: Any = None
-        self.supports_masking = False
+        self.supports_masking = type(self).compute_mask is not Layer.compute_mask
         self._called = False
         self._path: str | None = None
         self._build_shapes: dict[str, Any] = {}
@@ -119,6 +121,10 @@ class Layer(Operation):
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the outputs; runs on Values."""
         raise NotImplementedError(f"{type(self).__name__} must define call()")
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """The masks of the outputs, from the inputs and their masks; see `supports_masking`."""
+        return previous_mask
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal layer; subclasses add theirs."""
@@ -169,15 +175,20 @@ class Layer(Operation):
             if not self.built and not building:
                 self._build_for(args, kwargs)
             training = self._resolve_training(args, kwargs)
+            masked = MaskedCall(self, _call_parameters(type(self).call), args, kwargs)
             with self._call_scope(training):
                 outputs = self.call(*args, **kwargs)
                 self._regularize_activity(outputs)
+                masked.hand_on(outputs)
         self.built = self._called = True
         self._output_shapes = tree.map_structure(open_shape, outputs)
         return outputs
 
     def _convert_input(self, x: Any) -> Any:
         """Arrays and variables become Values, floats of the computation's dtype."""
+        return with_mask_of(x, self._converted(x), tensor)
+
+    def _converted(self, x: Any) -> Any:
         if isinstance(x, np.ndarray | np.generic | Variable):
             if x.dtype == np.float64 and self.autocast and self._computes_floats:
                 return tensor(x, self.compute_dtype)

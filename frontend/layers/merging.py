@@ -50,6 +50,12 @@ class Merge(Layer):
             ) from None
         return self._merge(inputs)
 
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Steps count that count in any of the inputs; all if one has no mask."""
+        if mask is None or any(m is None for m in mask):
+            return None
+        return functools.reduce(ops.logical_or, mask)
+
     def get_config(self) -> dict[str, Any]:
         return super().get_config()
 
@@ -119,6 +125,18 @@ class Concatenate(Merge):
             )
         return ops.concatenate(inputs, axis=axis)
 
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """The masks one after another; an input without one counts everywhere."""
+        if mask is None or all(m is None for m in mask):
+            return None
+        masks = []
+        for x, m in zip(inputs, mask, strict=True):
+            wide = ops.ones_like(x, "bool") if m is None else m
+            if wide.ndim < x.ndim:
+                wide = ops.broadcast_to(ops.expand_dims(wide, -1), x.shape)
+            masks.append(wide)
+        return ops.any(ops.concatenate(masks, axis=self.axis), axis=-1)
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "axis": self.axis}
 
@@ -143,6 +161,9 @@ class Dot(Merge):
             )
         self.axes = axes
         self.normalize = normalize
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        return None
 
     def call(self, inputs: Any) -> Any:
         inputs = self._require_several(inputs, 2)

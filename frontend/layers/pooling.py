@@ -184,6 +184,9 @@ class GlobalAveragePooling1D(_GlobalAveragePooling):
         super().__init__(data_format, keepdims, **kwargs)
         self.supports_masking = True
 
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        return None
+
     def call(self, inputs: Any, mask: Any = None) -> Any:
         if mask is None:
             return super().call(inputs)

@@ -198,6 +198,11 @@ class RNN(Layer):
             return _first_state(masked), masked
         return chosen(output, before), masked
 
+    def compute_mask(self, _: Any, mask: Any) -> Any:
+        mask = mask[0] if isinstance(mask, list | tuple) else mask
+        output = mask if self.return_sequences else None
+        return [output, *(None for _ in self.state_size)] if self.return_state else output
+
     def get_config(self) -> dict[str, Any]:
         from . import serialize
 

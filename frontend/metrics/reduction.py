@@ -9,7 +9,8 @@ from ...ir import sugar
 from ...ir.graph import Value
 from ...ir.types import as_dtype
 from .. import ops
-from ..losses import squeeze_or_expand_to_same_rank
+from ..losses import masked_weight, squeeze_or_expand_to_same_rank
+from ..masks import mask_of
 from ..operation import operation
 from ..ops.core import tensor
 from .metric import CATALOGUE, Metric
@@ -107,7 +108,9 @@ class MeanMetricWrapper(Mean):
 
     @operation
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        mask = mask_of(y_pred)
         values = self._fn(tensor(y_true), tensor(y_pred), **self._fn_kwargs)
+        sample_weight = masked_weight(sample_weight, mask, as_dtype(self.dtype), "sum")
         super().update_state(values, sample_weight=sample_weight)
 
     def get_config(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from .. import tree
 from ..keras_tensor import KerasTensor
 from ..layers.layer import Layer, _constructor_arguments
 from ..layers.shapes import tensors_of
+from ..masks import set_mask
 from .network import Network
 from .training import Trainer
 
@@ -50,7 +51,13 @@ class Model(Trainer, Layer):
         """Run the layer graph; a subclass without one defines its own."""
         if self._network is None:
             raise ArgumentError(f"model {self.name!r}: {type(self).__name__} must define call()")
+        for x, m in zip(tree.leaves(inputs), tree.leaves(mask), strict=False):
+            set_mask(x, m)
         return self._network(inputs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """None: the layers inside have set the masks of the outputs."""
+        return None
 
     def build(self, input_shape: Any) -> None:
         """Make all weights by running the model on symbolic inputs of this shape."""

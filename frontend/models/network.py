@@ -12,6 +12,7 @@ from ...ir.types import Dim
 from .. import tree
 from ..keras_tensor import CallNode, KerasTensor
 from ..layers.layer import Layer
+from ..masks import with_mask_of
 from ..operation import Operation
 from ..ops.core import tensor
 
@@ -195,7 +196,7 @@ class Network:
                 f"model {self.name!r}: input {_name(t)!r} must have shape {t.shape}, "
                 f"got {given.type}"
             )
-        return value
+        return with_mask_of(x, value)  # type: ignore[no-any-return]
 
 
 def _name(t: KerasTensor) -> str:

@@ -328,6 +328,14 @@ class Trainer:
         """The prediction in the structure that the model returns."""
         return tree.pack_like(self._prediction_structure, list(outputs.values()))
 
+    def batch_of_states(self) -> int | None:
+        """The batch size of the states that stateful layers keep; None if there are none."""
+        for layer in self._flatten_layers():  # type: ignore[attr-defined]
+            kept = tree.flatten(getattr(layer, "states", None))
+            if isinstance(kept[0] if kept else None, Variable):
+                return int(kept[0].shape[0])
+        return None
+
     def shuffle_seed(self) -> int | None:
         """The seed of the order of examples; repeatable after `set_random_seed`."""
         from ..random import make_default_seed
