@@ -71,6 +71,9 @@ class Trainable(Protocol):
     def declared_types(self, kind: str) -> Mapping[str, TensorType]:
         """The types of a step's inputs as far as the model itself determines them."""
 
+    def batch_of_states(self) -> int | None:
+        """The batch size that states kept between steps ask for; None if there are none."""
+
     def shuffle_seed(self) -> int | None:
         """The seed of the order of examples; None for a fresh one."""
 
@@ -188,7 +191,8 @@ class CompiledModel:
 
     def step(self, kind: str, types: Mapping[str, TensorType]) -> Step:
         """The traced step for inputs of these types (their first dimension is the batch)."""
-        fixed = {name: t.with_shape((symbol(BATCH), *t.shape[1:])) for name, t in types.items()}
+        batch = self.model.batch_of_states() or symbol(BATCH)
+        fixed = {name: t.with_shape((batch, *t.shape[1:])) for name, t in types.items()}
         with self._lock:
             opened = self._opened(kind, fixed) if self.backend.symbolic else fixed
             if opened != fixed:
