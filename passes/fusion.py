@@ -13,6 +13,9 @@ A merge keeps one of these forms, which are what the native backend has loops fo
 - *pointwise*: elementwise and index ops; all outputs have the same number of elements.
 - *reduction*: reductions of operands of one shape over the same axes, with their pointwise
   producers inlined, and pointwise nodes over the reduced shape.
+- *rows*: reductions over the same positions of arrays of one size, which may wait for each other,
+  and pointwise nodes over the array or over the results, which read results of their own row
+  only (`rows`). Made where a block of rows is small, so that it is read from memory once.
 - *contraction or window*: one root that reads stored values, and pointwise nodes over its output
   shape whose further operands have that shape or are broadcasts.
 - *opaque* or *region*: one node.
@@ -38,8 +41,9 @@ from .outline import (
     members,
     tokens_of,
 )
-from .plan import Call, Plan, RegionCall
+from .plan import ROW, Call, Plan, RegionCall
 from .precedence import Precedence
+from .rows import Rows, agree, rows_of
 
 ROOTED = frozenset({"contraction", "window", "opaque", "region"})
 RECOMPUTE_COST = 8
@@ -47,6 +51,8 @@ RECOMPUTE_COST = 8
 operations and reads no more memory than the value itself would."""
 OUTPUTS = 24
 """Outputs of one merged kernel; kernels of single elements may have more."""
+ROW_BYTES = 256 << 10
+"""What a kernel may read and write of a block of rows: it stays in the second-level cache."""
 EPILOGUE_OPERANDS = 4
 """Operands of full size that an epilogue may read beside the root's output."""
 
@@ -184,18 +190,21 @@ class Group:
     roots: list[Node]  # reductions, or one other root; none: pointwise
     number: int
     alive: bool = True
+    has_rows: bool = False
 
     @property
     def form(self) -> str:
-        """ "pointwise", "reduce", "rooted", "opaque" or "region"."""
+        """ "pointwise", "reduce", "row", "rooted", "opaque" or "region"."""
         if not self.roots:
             return "pointwise"
+        if self.has_rows:
+            return ROW
         kind = self.roots[0].op.kind
         return kind if kind in ("reduce", "opaque", "region") else "rooted"
 
     @property
     def size(self) -> int:
-        """Number of elements of every output."""
+        """Number of elements of every output, but of a group of rows, which has two sizes."""
         return int(self.outputs[0].type.size)
 
     @property
@@ -272,6 +281,7 @@ class Groups:
                 self._readers[value].discard(group)
         a.outputs = sorted([*a.outputs, *b.outputs], key=self.position.__getitem__)
         a.roots = [*a.roots, *b.roots]
+        a.has_rows |= b.has_rows
         self.precedence.merge(a.number, b.number)
         b.alive = False
         self.of.update(dict.fromkeys(b.outputs, a))
@@ -329,6 +339,7 @@ def fuse(graph: Graph, outliner: Outliner | None = None) -> tuple[Call | RegionC
     groups = Groups(graph)
     _merge_reductions(groups)
     _merge_epilogues(groups)
+    _merge_rows(groups)
     _merge_consumers(groups, "reduce")
     _merge_consumers(groups, "pointwise")
     _merge_siblings(groups)
@@ -405,6 +416,47 @@ def _independent(groups: Groups, a: Group, b: Group) -> bool:
     return not order.precedes(a.number, b.number) and not order.precedes(b.number, a.number)
 
 
+def _merge_rows(groups: Groups) -> None:
+    """A reduction takes what reads its results in the same rows, and what computes its rows.
+
+    Each merge saves a pass over the rows, or what was stored between two.
+    """
+    for first in [g for g in groups.groups if g.form == "reduce"]:
+        rows = rows_of(first.roots[0])
+        changed = first.alive and rows is not None
+        while changed:
+            assert rows is not None
+            changed = False
+            for other in _around(groups, first):
+                if _fits_rows(groups, first, other, rows) and groups.can_merge(first, other):
+                    depends = not _independent(groups, first, other)
+                    wide = any(v.type.size == rows.total for v in other.outputs)
+                    first.has_rows |= wide or (depends and bool(other.roots))
+                    groups.merge(first, other)
+                    changed = True
+                    break
+
+
+def _around(groups: Groups, group: Group) -> Iterator[Group]:
+    """The groups that read what the group computes, or the other way round; other reductions."""
+    yield from groups.readers(group)
+    yield from groups.sources(group)
+    yield from (g for g in groups.companions(group) if g.form in ("reduce", ROW))
+
+
+def _fits_rows(groups: Groups, group: Group, other: Group, rows: Rows) -> bool:
+    if other.form not in ("pointwise", "reduce", ROW):
+        return False
+    if not all(rows_of(root) == rows for root in (*group.roots, *other.roots)):
+        return False
+    outputs = [*group.outputs, *other.outputs]
+    if len(outputs) > OUTPUTS or not all(v.type.size in (rows.total, rows.count) for v in outputs):
+        return False
+    read = {v for g in (group, other) for v in groups.reads(g)} | set(outputs)
+    of_element = sum(v.dtype.bits // 8 for v in read if v.type.size == rows.total)
+    return of_element * rows.block <= ROW_BYTES and agree(outputs, groups.borders, rows)
+
+
 def _merge_consumers(groups: Groups, form: str) -> None:
     """A group of that form takes the pointwise groups that read its outputs in place."""
     for producer in [g for g in groups.groups if g.form == form]:
@@ -473,11 +525,16 @@ def _calls(groups: Groups, outliner: Outliner) -> tuple[Call | RegionCall, ...]:
         outputs = [v for v in group.outputs if v in read or v in results]
         # inner values of the group are computed, not loaded; so are views of them
         inside = [v for own in group.outputs for v in shown.get(own, ())]
-        root = group.roots[0].op.name if group.roots else "pointwise"
+        root = _root_of(group)
         groups.borders.difference_update(inside)
         calls.append(outliner.call(outputs, groups.borders, root))
         groups.borders.update(inside)
     return tuple(calls)
+
+
+def _root_of(group: Group) -> str:
+    """What `Kernel.root` says."""
+    return group.roots[0].op.name if group.roots and not group.has_rows else group.form
 
 
 def _used_up(groups: Groups, group: Group, results: Collection[Value]) -> set[int]:

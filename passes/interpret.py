@@ -9,7 +9,8 @@ import numpy as np
 from ..ir.errors import VerifyError
 from ..ir.evaluate import Evaluation, evaluate
 from ..ir.types import TensorType
-from .plan import ALIGNMENT, Body, Call, Plan, RegionCall, Slot, Space, Window
+from .plan import ALIGNMENT, ROW, Body, Call, Plan, RegionCall, Slot, Space, Window
+from .rows import body_rows
 
 _GARBAGE = 0xCB
 """What fresh memory holds, so that a value that is read before it is written shows."""
@@ -18,9 +19,9 @@ _GARBAGE = 0xCB
 def run_plan(plan: Plan, arrays: Mapping[str, np.ndarray]) -> Evaluation:
     """Run a plan as a native program would: one arena of bytes, calls in order, then copies.
 
-    Calls that write over an operand run in two halves: the second half is computed after the
-    first was stored, so a kernel that is not as elementwise as the plan believes gives other
-    numbers than the graph.
+    Calls that write over an operand run in two halves (of the elements, or of the rows): the second
+    half is computed after the first was stored, so a kernel that is not as elementwise as the plan
+    believes gives other numbers than the graph.
 
     Raises
     ------
@@ -100,7 +101,9 @@ def _run_kernel(memory: _Memory, call: Call) -> None:
         results = _results(memory, call) if half else results
         for value, result in zip(call.outputs, results, strict=True):
             target = memory.array(memory.plan.slots[value], value.type).reshape(-1)
-            part = slice(half * target.size // halves, (half + 1) * target.size // halves)
+            unit, count = _units(call, target.size)
+            first, end = (n * count // halves for n in (half, half + 1))
+            part = (first <= unit) & (unit < end)
             target[part] = result.reshape(-1)[part]
 
 
@@ -111,6 +114,15 @@ def _results(memory: _Memory, call: Call) -> list[np.ndarray]:
         for parameter, value in zip(body.inputs, call.inputs, strict=True)
     }
     return list(evaluate(body, operands).outputs.values())
+
+
+def _units(call: Call, size: int) -> tuple[np.ndarray, int]:
+    """For each element of an output when it is computed, and how many times there are."""
+    positions = np.arange(size)
+    if call.kernel.root != ROW:
+        return positions, size
+    rows = body_rows(call.kernel.body)
+    return rows.row_of(positions) if size == rows.total else positions, rows.count
 
 
 # --- control flow ----------------------------------------------------------------------------

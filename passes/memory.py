@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..ir.graph import Graph, Value
+from . import rows
 from .outline import REPLACES, accesses, tokens_of
-from .plan import Call, Copy, Plan, RegionCall, Slot, align
+from .plan import ROW, Call, Copy, Plan, RegionCall, Slot, align
 
 
 def plan(graph: Graph, calls: Sequence[Call | RegionCall]) -> Plan:
@@ -64,9 +65,12 @@ class _Storages:
         if isinstance(call, RegionCall):
             return dict.fromkeys(map(self.owner, call.inputs), False)
         body = call.kernel.body
-        reads = dict.fromkeys(body.inputs, True)
-        for parameter, aligned in accesses(body.outputs, ()):
-            reads[parameter] = reads[parameter] and aligned
+        if call.kernel.root == ROW:
+            reads = rows.aligned(body)
+        else:
+            reads = dict.fromkeys(body.inputs, True)
+            for parameter, aligned in accesses(body.outputs, ()):
+                reads[parameter] = reads[parameter] and aligned
         found: dict[Value, bool] = {}
         for value, parameter in zip(call.inputs, body.inputs, strict=True):
             owner = self.owner(value)
@@ -79,7 +83,8 @@ class _Storages:
         It must read the operand element by element, and then the loops do all that reads an
         element before they store it: those of pointwise kernels, the epilogues of contractions
         and windows, and what reductions compute from their results (but not the results). What
-        only replaces elements of an operand begins with a copy of it, or with itself.
+        only replaces elements of an operand begins with a copy of it, or with itself. A row
+        kernel stores a row when it has read all of it.
         A region overwrites what a carry begins as, if it reads that nowhere else.
         """
         index = self.producer[output]
@@ -88,7 +93,7 @@ class _Storages:
             return True
         if isinstance(call, RegionCall):
             return self.begins_as(call, output) is operand
-        if call.kernel.root != "pointwise":
+        if call.kernel.root not in ("pointwise", ROW):
             bodies = dict(zip(call.outputs, call.kernel.body.outputs, strict=True))
             node = bodies[output].node
             if node and node.op.kind in ("reduce", "opaque") and node.op.name not in REPLACES:

@@ -20,6 +20,9 @@ from ..ir.graph import Graph, Node, Value
 ALIGNMENT = 64
 """Every slot begins at a multiple of this many bytes."""
 
+ROW = "row"
+"""The root of a kernel that goes over rows; see `passes.rows`."""
+
 Space = Literal["arena", "input", "state", "output", "constant"]
 
 
@@ -32,7 +35,7 @@ class Kernel:
     name : str
         Unique in the plan, an identifier.
     root : str
-        "pointwise", or the name of the op whose loops the kernel has: "matmul", "conv",
+        "pointwise", "row", or the name of the op whose loops the kernel has: "matmul", "conv",
         "reduce_sum", "max_pool", ...
     body : Graph
         What it computes; `body.inputs` and `body.outputs` are its parameters, in the order of a
@@ -217,7 +220,8 @@ class Plan:
       must compute all outputs of an element (or vector) before it stores any of them, compute
       each element once, and not claim that its pointers do not alias. So do pointwise kernels,
       epilogues of contractions and windows, and what a reduction computes from its results
-      (the new weights from a bias' gradient; it may store the results themselves early).
+      (the new weights from a bias' gradient; it may store the results themselves early). A row
+      kernel may read such an input anywhere in the row of the element.
 
     Attributes
     ----------

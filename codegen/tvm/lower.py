@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...ir.errors import LoweringError
 from ...ir.graph import Value, is_among
 from ...passes import plan as plans
-from ...passes.plan import Call, Kernel, Move, Plan, RegionCall, Slot, Space, Window, align
+from ...passes.plan import ROW, Call, Kernel, Move, Plan, RegionCall, Slot, Space, Window, align
 from ..native.program import NativeProgram
 from . import build, emit, entry
 from .emit import Buffer, PrimFunc, Stmt
@@ -17,6 +17,7 @@ from .opaque import opaque
 from .pointwise import flat_buffer, pointwise
 from .reduction import reduction
 from .rooted import rooted, shaped_buffer
+from .rowwise import rowwise
 from .target import Machine, Target
 
 Bases = Mapping[tuple[Space, int], Address]
@@ -227,3 +228,5 @@ def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> 
     if root.op.kind in ("contraction", "window"):
         return rooted(kernel.body, root, buffers, machine)
     raise LoweringError(f"kernel {kernel.name}: no loops for a root of kind {root.op.kind!r}")
+    if kernel.root == ROW:
+        return rowwise(kernel.body, buffers, machine)

@@ -13,6 +13,7 @@ from hornfels.passes.fusion import choose_stored, fuse
 from hornfels.passes.interpret import run_plan
 from hornfels.passes.memory import plan
 from hornfels.passes.pipeline import optimize
+from hornfels.passes.rows import agree, rows_of
 
 
 def calls_of(text: str):
@@ -88,7 +89,7 @@ def test_a_kernel_never_waits_for_itself():
       %3: f32[4,4] = sub(%0, %2)
       return y=%3
     }""")
-    assert roots(calls) == ["matmul", "reduce_sum", "pointwise"]
+    assert roots(calls) == ["matmul", "row"]
 
 
 def test_the_cycle_check_is_needed(monkeypatch):
@@ -255,6 +256,12 @@ def check_form(kernel) -> None:
     rooted = [n for n in kernel.body.nodes if n.op.kind not in fusion.POINTWISE]
     if kernel.root == "pointwise":
         assert not rooted
+    elif kernel.root == "row":
+        rows = rows_of(rooted[0])
+        assert rows is not None
+        assert {rows_of(n) for n in rooted} == {rows}
+        assert agree(kernel.body.outputs, (), rows)
+        assert {v.type.size for v in kernel.body.outputs} <= {rows.total, rows.count}
     elif rooted[0].op.kind == "reduce":
         assert {n.op.kind for n in rooted} == {"reduce"}
         assert len({n.inputs[0].shape for n in rooted}) == 1

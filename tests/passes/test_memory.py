@@ -182,7 +182,7 @@ def test_a_pointwise_kernel_writes_over_what_it_reads_last():
     plan = planned(f"""graph g(%x: f32[8,8]) {{
       %0: f32[8,8] = {step}(%x, %x)
       %1: f32[8] = reduce_sum[axes=(0,)](%0)
-      %2: f32[8,8] = broadcast[shape=(8, 8), axes=(1,)](%1)
+      %2: f32[8,8] = broadcast[shape=(8, 8), axes=(0,)](%1)
       %3: f32[8,8] = sub(%0, %2)
       %4: f32[8,8] = {step}(%3, %x)
       return y=%4
@@ -190,6 +190,37 @@ def test_a_pointwise_kernel_writes_over_what_it_reads_last():
     (call,) = [call for call in plan.calls if plan.in_place(call)]
     assert call.kernel.root == "pointwise"
     assert plan.arena_bytes == align(256) + align(32)
+
+
+def test_a_row_kernel_writes_over_the_rows_that_it_has_read():
+    step = "matmul[transpose_a=False, transpose_b=False]"
+    plan = planned(f"""graph g(%x: f32[8,8]) {{
+      %0: f32[8,8] = {step}(%x, %x)
+      %1: f32[8] = reduce_sum[axes=(0,)](%0)
+      %2: f32[8,8] = broadcast[shape=(8, 8), axes=(1,)](%1)
+      %3: f32[8,8] = sub(%0, %2)
+      %4: f32[8,8] = {step}(%3, %x)
+      return y=%4
+    }}""")
+    (call,) = [call for call in plan.calls if plan.in_place(call)]
+    assert call.kernel.root == "row"
+    assert plan.arena_bytes == align(256)
+
+
+def test_a_row_kernel_keeps_what_other_rows_read():
+    """What lies across the rows is read, so none may be written before all are."""
+    step = "matmul[transpose_a=False, transpose_b=False]"
+    plan = planned(f"""graph g(%x: f32[8,8]) {{
+      %0: f32[8,8] = {step}(%x, %x)
+      %1: f32[8] = reduce_sum[axes=(0,)](%0)
+      %2: f32[8,8] = broadcast[shape=(8, 8), axes=(1,)](%1)
+      %3: f32[8,8] = transpose[permutation=(1, 0)](%0)
+      %4: f32[8,8] = sub(%3, %2)
+      %5: f32[8,8] = {step}(%4, %x)
+      return y=%5
+    }}""")
+    (call,) = [call for call in plan.calls if call.kernel.root == "row"]
+    assert not plan.in_place(call)
 
 
 def test_packing_gives_no_two_buffers_in_use_the_same_bytes():
