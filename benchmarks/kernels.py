@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import math
 import os
 import time
@@ -237,11 +238,18 @@ def operands(case: Case, op: str) -> list[np.ndarray]:
     return found
 
 
+_HUGE = 2 << 20  # bytes of a large page
+_offsets = itertools.count()
+
+
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of f32 that begins at a multiple of 64 bytes."""
-    block = np.zeros(4 * math.prod(shape) + 64, np.uint8)
-    start = -block.ctypes.data % 64
-    return block[start : start + 4 * math.prod(shape)].view(np.float32).reshape(shape)
+    """An array of f32 that begins at a multiple of 64 bytes, in large pages where NumPy asks for
+    them, as in a model's arena; small pages fall in the same sets of the cache by chance.
+    """
+    nbytes = 4 * math.prod(shape)
+    block = np.zeros(nbytes + 3 * _HUGE, np.uint8)
+    start = -block.ctypes.data % _HUGE + next(_offsets) % 64 * 4160
+    return block[start : start + nbytes].view(np.float32).reshape(shape)
 
 
 # --- PyTorch ---------------------------------------------------------------------------------

@@ -168,6 +168,16 @@ def address(array: Buffer) -> Expr:
     return tirx.reinterpret("uint64", tirx.address_of(array[0]))
 
 
+def prefetch(element: Expr) -> Stmt:
+    """Have the line of the cache that holds an element of a buffer brought near.
+
+    The element need not exist: an address outside of all memory does nothing.
+    """
+    place = tirx.address_of(element)
+    read, near, data = (tirx.IntImm("int32", value) for value in (0, 3, 1))
+    return tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", place, read, near, data))
+
+
 # --- loops -----------------------------------------------------------------------------------
 
 

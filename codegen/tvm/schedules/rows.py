@@ -24,7 +24,6 @@ from .tile import (
     cast,
     element_bytes,
     finish_tile,
-    for_row_tiles,
     max_rows,
     row_tiles,
     tasks_for,
@@ -88,6 +87,18 @@ class RowProduct:
         return self.staged or (conflict and self.rows > 8)
 
     @property
+    def streams(self) -> bool:
+        """Whether rows come from memory: then those of the next tile are fetched ahead."""
+        nbytes = self.rows * self.terms * element_bytes(self.dtype)
+        return not self.copies and nbytes > 2 * self.machine.l2
+
+    @property
+    def fills(self) -> bool:
+        """Whether most of the traffic is results, that go to memory."""
+        nbytes = self.rows * self.columns * element_bytes(self.dtype)
+        return self.columns > self.terms and nbytes > 2 * self.machine.l2
+
+    @property
     def pitch(self) -> int:
         """Elements from one copied row to the next, so that rows fall in different sets."""
         whole = -(-self.terms // self.lanes) * self.lanes
@@ -115,7 +126,7 @@ class RowProduct:
     def start(self, tile: Index) -> Index:
         """First row of a tile."""
         _, height, taller = self.tiles
-        return tile * height + emit.minimum(tile, taller)
+        return tile * height + emit.minimum(tile, taller) if taller else tile * height
 
     @property
     def block(self) -> int:
@@ -221,8 +232,9 @@ def _blocks(product: RowProduct, weights: Weights) -> Stmt:
 
     if not product.copies:
         return body(None)
-    rows = product.block * (product.tiles[1] + bool(product.tiles[2]))
-    return emit.scratch("rows", (tasks, rows, product.pitch), product.dtype, body)
+    _, height, taller = product.tiles
+    shape = (tasks, product.block, height + bool(taller), product.pitch)
+    return emit.scratch("rows", shape, product.dtype, body)
 
 
 def _block(
@@ -233,39 +245,69 @@ def _block(
     task: Index,
     stage: Buffer | None,
 ) -> Stmt:
-    origin = product.start(tiles[0])
-
-    def left(row: Index, k: Index) -> Expr:
-        return product.left(row, k) if stage is None else stage[task, row - origin, k]
+    """All panels of some row tiles."""
 
     def panel(stripe: Stripe, packed: Buffer | None, number: Index) -> Stmt:
-        def tile(first: Index, height: int) -> Stmt:
+        def tile(place: Index, first: Index, height: int) -> Stmt:
+            def left(row: int, k: Index) -> Expr:
+                if stage is None:
+                    return product.left(first + row, k)
+                return stage[task, place, row, k]
+
             return _tile(product, stripe, packed, number, first, height, left)
 
-        return for_row_tiles(product.rows, product.tallest, tile, tiles)
+        return _over_tiles(product, tiles, tile)
 
-    def copy(row: Index) -> Stmt:
-        assert stage is not None
-        return emit.strips(
-            product.terms,
-            product.lanes,
-            lambda k: emit.store(
-                stage, (task, row, k), cast(product.left(origin + row, k), product.dtype)
-            ),
-        )
-
-    fill = None
-    if stage is not None:
-        fill = emit.serial(product.start(tiles[0] + tiles[1]) - origin, copy, "row")
     return emit.seq(
-        fill,
+        None if stage is None else _copy(product, tiles, task, stage),
         *(
-            emit.serial(
-                count, lambda i, s=stripe, p=packed: panel(s, p, i), "panel", first
-            )
+            emit.serial(count, lambda i, s=stripe, p=packed: panel(s, p, i), "panel", first)
             for (stripe, packed), (first, count) in zip(weights, columns, strict=True)
         ),
-    )  # fmt: skip
+    )
+
+
+def _over_tiles(
+    product: RowProduct,
+    tiles: tuple[Index, Index],
+    body: Callable[[Index, Index, int], Stmt],
+) -> Stmt:
+    """Run ``body(place in the block, first row, height)``; places are counted by loops from 0, for
+    LLVM keeps the address of each row apart where it cannot see how far places are from rows.
+    """
+    (start, count), (_, height, taller) = tiles, product.tiles
+    if not taller:
+        return emit.serial(count, lambda j: body(j, (start + j) * height, height), "tile")
+
+    def both(tall: Index) -> Stmt:
+        def low(j: Index) -> Stmt:
+            return body(tall + j, (start + tall + j) * height + taller, height)
+
+        return emit.seq(
+            emit.serial(tall, lambda j: body(j, (start + j) * (height + 1), height + 1), "tile"),
+            emit.serial(count - tall, low, "tile"),
+        )
+
+    return emit.let(emit.maximum(0, emit.minimum(taller - start, count)), both, "tall")
+
+
+def _copy(product: RowProduct, tiles: tuple[Index, Index], task: Index, stage: Buffer) -> Stmt:
+    """Copy the rows of some tiles, each to a place of its own."""
+    start, count = tiles
+
+    def tile(place: Index) -> Stmt:
+        first = product.start(start + place)
+
+        def row(number: Index) -> Stmt:
+            def element(k: Index) -> Stmt:
+                value = cast(product.left(first + number, k), product.dtype)
+                return emit.store(stage, (task, place, number, k), value)
+
+            return emit.strips(product.terms, product.lanes, element)
+
+        return emit.serial(product.start(start + place + 1) - first, row, "row")
+
+    return emit.serial(count, tile, "tile")
 
 
 def _tile(
@@ -275,7 +317,7 @@ def _tile(
     number: Index,
     first: Index,
     height: int,
-    left: Callable[[Index, Index], Expr],
+    left: Callable[[int, Index], Expr],
 ) -> Stmt:
     tile = Tile(height, stripe.vectors, stripe.lanes, product.dtype)
     column = stripe.first + number * stripe.width
@@ -285,12 +327,30 @@ def _tile(
             return product.right(k, tile.ramp(column + vector * tile.lanes))
         return packed[number, k, tile.ramp(vector * tile.lanes)]
 
-    def loops(step: Callable[..., Stmt]) -> Stmt:
+    def terms(step: Callable[..., Stmt], start: Index, length: int) -> Stmt:
         return emit.serial(
-            product.terms,
-            lambda k: step(lambda row: left(first + row, k), lambda vector: right(k, vector)),
+            length,
+            lambda i: step(
+                lambda row: left(row, start + i), lambda vector: right(start + i, vector)
+            ),
             "k",
         )
+
+    def loops(step: Callable[..., Stmt]) -> Stmt:
+        if not product.streams or stripe.vectors == 1:
+            return terms(step, 0, product.terms)
+        line = product.lanes
+        whole, rest = divmod(product.terms, line)
+
+        def ahead(k: Index) -> Stmt:
+            fetch = emit.seq(*(emit.prefetch(left(row + height, k)) for row in range(height)))
+            return fetch if stripe.panels == 1 else emit.when(emit.equal(number, 0), fetch)
+
+        def run(index: Index) -> Stmt:
+            return emit.seq(ahead(index * line), terms(step, index * line, line))
+
+        tail = emit.seq(ahead(whole * line), terms(step, whole * line, rest)) if rest else None
+        return emit.seq(emit.serial(whole, run, "line"), tail)
 
     def finish(sums: Buffer) -> Stmt:
         def write(valid: list[int]) -> Stmt:
@@ -303,7 +363,32 @@ def _tile(
             return write(last)
         return emit.when(emit.equal(number, stripe.panels - 1), write(last), write(full))
 
-    return tile.reduce(loops, finish)
+    ahead = _results_ahead(product, tile, first + height, column)
+    return tile.reduce(lambda step: emit.seq(ahead, loops(step)), finish)
+
+
+def _results_ahead(product: RowProduct, tile: Tile, first: Index, column: Index) -> Stmt:
+    """Fetch the memory of the next tile's results, where most of the traffic is results.
+
+    (From 112x112x16 to 96 channels 82 and not 68 GFLOP/s.)
+    """
+    if not product.fills:
+        return emit.NOTHING
+    zero = emit.constant(0, product.dtype)
+    vectors = range(0, tile.columns, tile.lanes)
+    stores = [
+        product.epilogue((first + row, column + vector), zero)
+        for row in range(tile.rows)
+        for vector in vectors
+    ]
+    return emit.seq(
+        *(
+            emit.prefetch(buffer[tuple(indices)])
+            for some in stores
+            if not isinstance(some, Stmt)
+            for buffer, indices, _ in some
+        )
+    )
 
 
 # --- packing ---------------------------------------------------------------------------------
