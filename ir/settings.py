@@ -19,6 +19,10 @@ HORNFELS_NUM_THREADS    num_threads=4             threads of native code; withou
 HORNFELS_DENORMALS      denormals="keep"          what native code makes of numbers too small for
                                                   the normal form: `flush` (zero, as fast as any
                                                   other number; the default) or `keep`
+HORNFELS_CACHE_DIR      cache_dir="folder"        where compiled programs are kept for later use,
+                                                  by default `hornfels` in the user's cache folder
+HORNFELS_CACHE_SIZE     cache_size="512M"         most bytes in that folder (K, M and G are powers
+                                                  of 1024), 1G by default; 0 to keep nothing
 HORNFELS_WINOGRAD       winograd=False            whether convolutions may save products by minimal
                                                   filtering, whose rounding error is up to 4 times
                                                   that of the plain sum (they may by default)
@@ -32,6 +36,7 @@ HORNFELS_WORKER         worker=3                  index of this process among th
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,6 +67,8 @@ class Settings:
     contracts: bool = False
     num_threads: int | None = None
     denormals: str = "flush"
+    cache_dir: str = ""
+    cache_size: int = 1 << 30
     winograd: bool = True
     worker: int = 0
 
@@ -157,6 +164,14 @@ def _denormals(name: str, value: object) -> str:
     return str(value)
 
 
+def _bytes(name: str, value: object) -> int:
+    """A number of bytes, as a number or in words such as `512M`."""
+    found = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
+    if not found:
+        raise ArgumentError(f"{name}: must be a number of bytes such as 512M, got {value!r}")
+    return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2].upper()]
+
+
 def _worker(name: str, value: object) -> int:
     number = _number(name, value, "a worker", 0)
     if number is None or number >= 1 << 15:
@@ -175,5 +190,6 @@ def _flag(name: str, value: object) -> bool:
 _PARSERS = {
     "debug": _topics, "dump": _text, "passes": _text, "stop_after": _text,
     "rewrite_limit": _rewrites, "contracts": _flag, "num_threads": _threads,
-    "denormals": _denormals, "winograd": _flag, "worker": _worker,
+    "denormals": _denormals, "cache_dir": _text, "cache_size": _bytes, "winograd": _flag,
+    "worker": _worker,
 }  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ..ir import Graph, evaluate
+from .executable import OPEN
 
 
 class HostState:
@@ -48,5 +49,5 @@ class EagerBackend:
     def state(self) -> HostState:
         return HostState()
 
-    def compile(self, graph: Graph) -> EagerExecutable:
-        return EagerExecutable(graph)
+    def compile(self, graph: Graph, sizes: Mapping[str, int] = OPEN) -> EagerExecutable:
+        return EagerExecutable(graph.specialize(sizes))

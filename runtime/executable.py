@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 
 from ..ir import Graph
 from ..ir.errors import BackendError
+
+OPEN: Mapping[str, int] = MappingProxyType({})
+"""The sizes of a graph that is compiled as it is."""
 
 
 class State(Protocol):
@@ -62,8 +66,11 @@ class Backend(Protocol):
     def state(self) -> State:
         """An empty device state."""
 
-    def compile(self, graph: Graph) -> Executable:
-        """Compile a graph; it has no symbolic sizes unless the backend is `symbolic`."""
+    def compile(self, graph: Graph, sizes: Mapping[str, int] = OPEN) -> Executable:
+        """Compile a graph for these sizes of its symbols.
+
+        None may be left open unless the backend is `symbolic`.
+        """
 
 
 def _eager(target: str) -> Backend:

@@ -73,7 +73,7 @@ class Program:
         """The executable for these sizes; a symbolic backend has one for all."""
         key = () if self._backend.symbolic else tuple(sorted(sizes.items()))
         if key not in self._executables:
-            self._executables[key] = self._backend.compile(self.graph.specialize(dict(key)))
+            self._executables[key] = self._backend.compile(self.graph, dict(key))
         return self._executables[key]
 
     def sizes(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -20,6 +20,7 @@ from ..ir import Graph
 from ..ir.errors import ArgumentError, BackendError, ShapeError
 from ..ir.evaluate import match_type
 from ..ir.types import TensorType, as_dtype, f64, type_of
+from .executable import OPEN
 
 try:
     import onnxruntime as ort
@@ -262,5 +263,5 @@ class OnnxBackend:
     def state(self) -> OnnxState:
         return OnnxState()
 
-    def compile(self, graph: Graph) -> OnnxExecutable:
-        return OnnxExecutable(graph, self.threads)
+    def compile(self, graph: Graph, sizes: Mapping[str, int] = OPEN) -> OnnxExecutable:
+        return OnnxExecutable(graph.specialize(sizes), self.threads)

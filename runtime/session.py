@@ -7,15 +7,18 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..ir import Graph, TensorType, symbol
-from ..ir.errors import ArgumentError, ShapeError
+from ..ir.errors import ArgumentError, BackendError, ShapeError
 from ..ir.types import type_of
 from .data import Batch, size_of_batch, weights_of_classes
-from .executable import DEFAULT_BACKEND, Backend, Executable, State, make_backend
+from .executable import DEFAULT_BACKEND, OPEN, Backend, Executable, State, make_backend
+
+if TYPE_CHECKING:
+    from .profile import Profile
 
 BATCH = "N"
 """The symbol of the batch dimension."""
@@ -148,10 +151,7 @@ class Step:
         return self._executables[key]
 
     def _compile(self, batch: int) -> Executable:
-        symbolic = self._backend.symbolic
-        return self._backend.compile(
-            self.graph if symbolic else self.graph.specialize({BATCH: batch})
-        )
+        return self._backend.compile(self.graph, OPEN if self._backend.symbolic else {BATCH: batch})
 
 
 class CompiledModel:
@@ -235,7 +235,7 @@ class CompiledModel:
             if anew:
                 self.model.reset_metrics()
             self.device.hold(step.variables)
-            wanted = {v.name: batch[v.name] for v in executable.graph.inputs}
+            wanted = {v.name: batch[v.name] for v in step.graph.inputs}
             return executable(self.device.state, wanted)
 
     def prepare(self, kind: str, batch: Batch, sizes: Sequence[int]) -> None:
@@ -307,6 +307,42 @@ class CompiledModel:
         input cannot be traced.
         """
         return self.step(kind, self._declared_types(kind)).graph
+
+    def profile(
+        self, x: Any, y: Any = None, sample_weight: Any = None, *, kind: str = "train",
+        steps: int = 10,
+    ) -> Profile:  # fmt: skip
+        """Where the time of a step goes, kernel by kernel; see `runtime.profile.Profile`.
+
+        The steps run on copies: neither the model nor its metrics change.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            One batch, as for `train_on_batch`.
+        kind : {"train", "test", "predict"}
+        steps : int
+            How many steps count.
+
+        Raises
+        ------
+        BackendError
+            If the backend is not `"tvm"`.
+        """
+        return self.profile_batch(kind, self.model.pack(x, y, sample_weight), steps)
+
+    def profile_batch(self, kind: str, batch: Batch, steps: int = 10) -> Profile:
+        """As `profile`, of a packed batch."""
+        from .profile import profile
+        from .tvm_backend import TvmBackend
+
+        if not isinstance(self.backend, TvmBackend):
+            raise BackendError(f'profile needs backend "tvm", got "{self.backend.name}"')
+        with self._lock:
+            step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
+            state = {name: variable.numpy() for name, variable in step.variables.items()}
+            graph = step.graph.specialize({BATCH: size_of_batch(batch)})
+        return profile(self.backend, graph, state, batch, steps)
 
     def export(self, path: str | os.PathLike[str], kind: str = "predict") -> None:
         """Write a step as a plain ONNX model: `"predict"`, or `"train"` for a training step."""

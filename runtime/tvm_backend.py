@@ -1,22 +1,36 @@
 """The TVM backend: native code on the host, state on aligned buffers that are updated in place.
 
+TVM itself is imported when there is something to compile that the compile cache does not hold.
+
 Kernels assume memory that begins at multiples of 64 bytes and do not check it. So all memory
 that they see comes from `aligned_empty`, except inputs that already lie right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextvars
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from ..codegen.tvm.lower import Compiled, compile_plan
-from ..codegen.tvm.target import parse_target
+from ..codegen.native.host import host_cores
+from ..codegen.native.program import NativeProgram, load
 from ..ir import Graph
 from ..ir.errors import ArgumentError, DTypeError, LoweringError, ShapeError
 from ..ir.types import TensorType, type_of, u8
 from ..passes.pipeline import make_plan, optimize
+from ..passes.plan import Plan
+from .cache_key import cache_key
+from .compile_cache import Compilation, current_cache
+from .executable import OPEN
+
+if TYPE_CHECKING:  # they import TVM
+    from ..codegen.tvm.lower import Compiled
+    from ..codegen.tvm.target import Target
+    from ..codegen.tvm.timing import Event, Timed
 
 ALIGNMENT = 64
 
@@ -109,24 +123,82 @@ class TvmState:
         return self._arrays[name]
 
 
+@dataclass(frozen=True)
+class Face:
+    """What a program takes and gives, in the order of its table of pointers."""
+
+    name: str
+    inputs: tuple[_Blank, ...]
+    state: tuple[_Blank, ...]
+    outputs: tuple[_Blank, ...]
+
+    @staticmethod
+    def of(graph: Graph, sizes: Mapping[str, int] = OPEN) -> Face:
+        """That of a graph, optimized or not, for these sizes of its symbols."""
+        outputs = zip(graph.output_names, graph.outputs, strict=True)
+
+        def blank(name: str, type: TensorType) -> _Blank:
+            return _Blank.of(type.substitute(sizes) if sizes else type, name)
+
+        return Face(
+            graph.name,
+            tuple(blank(v.name, v.type) for v in graph.inputs),
+            tuple(blank(v.name, v.type) for v in graph.state),
+            tuple(blank(name, v.type) for name, v in outputs),
+        )
+
+
 class TvmExecutable:
     """A compiled graph; a run is one native call.
 
     A run checks everything before the call, and the call itself cannot fail, so a run that
     raises leaves the state as it was. Two threads must not run one executable at once: they
     would share its arena.
+
+    Parameters
+    ----------
+    face : Face
+    program : NativeProgram
+        The code of `compilation`, loaded.
+    compilation : Compilation
+    planned : callable
+        Returns the plan that the program was made from, for those who want to look at it.
     """
 
-    def __init__(self, graph: Graph, compiled: Compiled) -> None:
-        self.graph = graph
-        self.plan = compiled.plan
-        self.program = compiled.program
-        self._arena = aligned_empty(TensorType(u8, (compiled.arena_bytes,)))
-        self._constants = [aligned(array) for array in compiled.plan.constants]
-        self._inputs = [_Blank.of(v.type, v.name) for v in graph.inputs]
-        self._outputs = [_Blank.of(v.type) for v in graph.outputs]
+    _more: tuple[int, ...] = ()  # pointers behind those of the graph
+
+    def __init__(
+        self,
+        face: Face,
+        program: NativeProgram,
+        compilation: Compilation,
+        planned: Callable[[], Plan],
+    ) -> None:
+        self.face = face
+        self.program = program
+        self.compilation = compilation
+        self._planned = planned
+        self._arena = aligned_empty(TensorType(u8, (compilation.arena_bytes,)))
+        self._constants = [aligned(array) for array in compilation.constants]
         self._located: tuple[TvmState, int] | None = None
         self._state_pointers: list[int] = []
+
+    @classmethod
+    def of(cls, compiled: Compiled) -> Self:
+        """What was compiled here and now."""
+        plan = compiled.plan
+        compilation = Compilation(compiled.program.code, compiled.arena_bytes, plan.constants)
+        return cls(Face.of(plan.graph), compiled.program, compilation, lambda: plan)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Kernels, calls and places in memory."""
+        return self._planned()
+
+    @property
+    def graph(self) -> Graph:
+        """What runs: specialized and optimized."""
+        return self.plan.graph
 
     @property
     def peak_bytes(self) -> int:
@@ -135,23 +207,25 @@ class TvmExecutable:
 
     def __call__(self, state: TvmState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; outputs are fresh arrays, updates are applied to `state`."""
-        given = [self._input(blank, inputs) for blank in self._inputs]
+        given = [self._input(blank, inputs) for blank in self.face.inputs]
         state_pointers = self._locate(state)
-        outputs = [blank.make() for blank in self._outputs]
+        outputs = [blank.make() for blank in self.face.outputs]
         pointers = [
             address_of(self._arena),
             *map(address_of, given),
             *state_pointers,
             *map(address_of, outputs),
             *map(address_of, self._constants),
+            *self._more,
         ]
         self.program.run(pointers[: self.program.pointers])
-        return dict(zip(self.graph.output_names, outputs, strict=True))
+        names = (blank.name for blank in self.face.outputs)
+        return dict(zip(names, outputs, strict=True))
 
     def _input(self, blank: _Blank, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         if blank.name not in inputs:
             raise ArgumentError(
-                f"graph {self.graph.name}: input {blank.name!r} is missing, "
+                f"graph {self.face.name}: input {blank.name!r} is missing, "
                 f"got {', '.join(inputs) or 'none'}"
             )
         array = np.asarray(inputs[blank.name])
@@ -162,15 +236,38 @@ class TvmExecutable:
         """Addresses of the state's arrays, looked up again only if one has moved."""
         if self._located is None or self._located != (state, state.version):
             held = set(state.names())
-            for value in self.graph.state:
-                if value.name not in held:
+            for blank in self.face.state:
+                if blank.name not in held:
                     raise ArgumentError(
-                        f"graph {self.graph.name}: state {value.name!r} is not on the device"
+                        f"graph {self.face.name}: state {blank.name!r} is not on the device"
                     )
-                _Blank.of(value.type, value.name).require(state.array(value.name))
-            self._state_pointers = [address_of(state.array(v.name)) for v in self.graph.state]
+                blank.require(state.array(blank.name))
+            self._state_pointers = [address_of(state.array(b.name)) for b in self.face.state]
             self._located = (state, state.version)
         return self._state_pointers
+
+
+class TimedExecutable(TvmExecutable):
+    """A compiled graph whose runs note when each of their calls began and ended."""
+
+    @classmethod
+    def noting(cls, compiled: Compiled, noted: Timed) -> Self:
+        """A program and what it notes."""
+        self = cls.of(compiled)
+        self.noted = noted
+        self._log = aligned_empty(TensorType(u8, (noted.nbytes,)))
+        self._more = (address_of(self._log),)
+        return self
+
+    def __call__(self, state: TvmState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once; `times` are those of this run then."""
+        self._log[...] = 0
+        return super().__call__(state, inputs)
+
+    def times(self) -> list[tuple[Event, np.ndarray]]:
+        """Of each event, begin and end in nanoseconds of each time that it happened."""
+        found = ((event, event.times(self._log)) for event in self.noted.events)
+        return [(event, times[times[:, 0] > 0]) for event, times in found]
 
 
 class TvmBackend:
@@ -186,23 +283,63 @@ class TvmBackend:
     symbolic = False
 
     def __init__(self, target: str = "cpu") -> None:
-        self.target = parse_target(target)
+        # Threads as of now, whatever the settings are when something is compiled.
+        self._target = target if "-num-cores" in target else f"{target} -num-cores={host_cores()}"
+        if target != "cpu":
+            _ = self.target  # what is unknown is refused now
+
+    @cached_property
+    def target(self) -> Target:
+        """The parsed target."""
+        from ..codegen.tvm.target import parse_target
+
+        return parse_target(self._target)
 
     def state(self) -> TvmState:
         """An empty device state."""
         return TvmState()
 
-    def compile(self, graph: Graph) -> TvmExecutable:
-        """Compile a graph of static shapes.
+    def compile(self, graph: Graph, sizes: Mapping[str, int] = OPEN) -> TvmExecutable:
+        """Compile a graph for these sizes of its symbols, or take it from the compile cache.
 
         Raises
         ------
         LoweringError
-            If a shape is symbolic or a kernel cannot be expressed.
+            If a shape stays symbolic or a kernel cannot be expressed.
         """
-        if graph.symbols:
-            raise LoweringError(f"graph {graph.name}: sizes must be fixed for native code, "
-                                f"got symbols {', '.join(graph.symbols)}")  # fmt: skip
-        optimized = optimize(graph)
-        compiled = compile_plan(make_plan(optimized), self.target)
-        return TvmExecutable(optimized, compiled)
+        _require_fixed(graph, sizes)
+        cache = current_cache()
+        if cache is None:
+            return self._compile(graph, sizes)
+        key = cache_key(graph, sizes, self._target)
+        if found := cache.get(key):
+            context = contextvars.copy_context()  # the settings in force here
+            program, face = load(found.code), Face.of(graph, sizes)
+            return TvmExecutable(face, program, found, lambda: context.run(_plan, graph, sizes))
+        executable = self._compile(graph, sizes)
+        cache.put(key, executable.compilation)
+        return executable
+
+    def compile_timed(self, graph: Graph, sizes: Mapping[str, int] = OPEN) -> TimedExecutable:
+        """Compile a graph to a program that notes when each of its calls began and ended."""
+        from ..codegen.tvm.lower import compile_timed
+
+        _require_fixed(graph, sizes)
+        plan = _plan(graph, sizes)
+        return TimedExecutable.noting(*compile_timed(plan, self.target))
+
+    def _compile(self, graph: Graph, sizes: Mapping[str, int]) -> TvmExecutable:
+        from ..codegen.tvm.lower import compile_plan
+
+        plan = _plan(graph, sizes)
+        return TvmExecutable.of(compile_plan(plan, self.target))
+
+
+def _require_fixed(graph: Graph, sizes: Mapping[str, int]) -> None:
+    if still_open := sorted(set(graph.symbols) - set(sizes)):
+        raise LoweringError(f"graph {graph.name}: sizes must be fixed for native code, "
+                            f"got symbols {', '.join(still_open)}")  # fmt: skip
+
+
+def _plan(graph: Graph, sizes: Mapping[str, int]) -> Plan:
+    return make_plan(optimize(graph.specialize(sizes)))

@@ -11,6 +11,8 @@ import pytest
 os.environ["KERAS_BACKEND"] = "jax"
 # What passes and plans promise is checked throughout.
 os.environ["HORNFELS_CONTRACTS"] = "1"
+# No test finds what a user, or a test before it, has compiled; those of the cache have a folder.
+os.environ["HORNFELS_CACHE_SIZE"] = "0"
 # JAX looks for accelerators otherwise, and says so in a warning, which is an error here.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

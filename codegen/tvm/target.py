@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import tvm
 from tvm.target import codegen as llvm
 
 from ...ir.errors import LoweringError
-from ...ir.settings import current_settings
-
-_CACHE_FALLBACK = {1: 32 << 10, 2: 512 << 10, 3: 8 << 20}
+from ..native.host import host_caches, host_cores
 
 
 @dataclass(frozen=True)
@@ -139,7 +134,7 @@ def _count(value: str | None, text: str) -> int | None:
 def host_machine() -> Machine:
     """Return the model of the machine this process runs on."""
     cpu = llvm.llvm_get_system_cpu()
-    caches = _host_caches()
+    caches = host_caches()
     blank = Machine(cpu, frozenset(), 128, 16, caches[1], caches[2], caches[3], host_cores())
     return _with_features(blank, cpu, tvm.target.Target({"kind": "llvm", "mcpu": cpu}))
 
@@ -161,48 +156,3 @@ def _vectors(features: frozenset[str], triple: str) -> tuple[int, int]:
     if "neon" in features or triple.startswith(("aarch64", "arm64")):
         return 128, 32
     return 128, 16
-
-
-def _host_caches() -> dict[int, int]:
-    """Bytes of the data caches by level, as Linux tells them, else common values."""
-    found = dict(_CACHE_FALLBACK)
-    for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        try:
-            kind = (folder / "type").read_text().strip()
-            level = int((folder / "level").read_text())
-            size = (folder / "size").read_text().strip()
-        except (OSError, ValueError):
-            continue
-        if kind != "Instruction" and size.endswith("K"):
-            found[level] = int(size[:-1]) << 10
-    return found
-
-
-def host_cores() -> int:
-    """The number of threads to use: the setting `num_threads`, else what the process may use.
-
-    The affinity mask and the quota of the control group bound the latter.
-    """
-    return current_settings().num_threads or max(1, min(_affinity(), _quota()))
-
-
-def _affinity() -> int:
-    if platform.system() == "Linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _quota() -> int:
-    """CPUs that the control group grants (version 2, then version 1), rounded up."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            folder = Path("/sys/fs/cgroup/cpu")
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
-        except OSError:
-            return 1 << 16
-    if not quota.strip().isdigit() or int(period) < 1:  # "max" and -1 mean no limit
-        return 1 << 16
-    return -(-int(quota) // int(period))

@@ -42,7 +42,7 @@ def test_a_kernel_reads_what_the_kernel_before_it_stored(compiled):
     plan = compiled.plan
     arrays = random_arrays(plan.graph)
     assert any(plan.in_place(call) for call in plan.calls)
-    found = Evaluation(TvmExecutable(plan.graph, compiled)(TvmState(), arrays), {})
+    found = Evaluation(TvmExecutable.of(compiled)(TvmState(), arrays), {})
     assert_same(found, evaluate(plan.graph, arrays), 1e-5, 1e-6)
 
 

@@ -1,0 +1,79 @@
+"""Importing TVM without what it brings along and native code has no use for.
+
+TVM's foundation imports PyTorch where it is installed, which takes more time than compiling a
+small model, and TVM imports its graph language Relax. Here, neither is: PyTorch is imported when
+somebody asks for it, and so is `tvm.relax`.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_RELAX = "tvm.relax"
+
+
+class _Blank(Loader):
+    """Loads a module that holds nothing."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """There is nothing to run."""
+
+
+class _Without(MetaPathFinder):
+    """For one thread: there is no PyTorch, and Relax is empty."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if threading.get_ident() != self._thread:
+            return None
+        if name in ("torch", "torch_c_dlpack_ext"):
+            raise ModuleNotFoundError(f"{name} is left out while TVM is imported", name=name)
+        return ModuleSpec(name, _Blank(), is_package=True) if name == _RELAX else None
+
+
+def import_tvm() -> None:
+    """Import TVM, unless it is there."""
+    if "tvm" in sys.modules:
+        return
+    finder = _Without()
+    sys.meta_path.insert(0, finder)
+    try:
+        with _no_collection():
+            tvm = importlib.import_module("tvm")
+    finally:
+        sys.meta_path.remove(finder)
+        sys.modules.pop(_RELAX, None)
+    vars(tvm).pop("relax", None)
+    vars(tvm)["__getattr__"] = _attribute_of_tvm
+
+
+def _attribute_of_tvm(name: str) -> Any:
+    """What others find as `tvm.relax`."""
+    if name == "relax":
+        return importlib.import_module(_RELAX)
+    raise AttributeError(f"module 'tvm' has no attribute {name!r}")
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Making thousands of objects that stay makes the collector look at all of them for nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
