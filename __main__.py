@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inspect(commands.add_parser("inspect", help="print a model's IR at any stage"))
     _add_opt(commands.add_parser("opt", help="run passes on a graph given as text"))
     _add_fuzz(commands.add_parser("fuzz", help="compare all backends on random graphs"))
+    _add_cache(commands.add_parser("cache", help="show or empty the cache of compiled programs"))
     _add_bisect(commands.add_parser("bisect", help="find the pass and the rewrite that break it"))
     return parser
 
@@ -112,6 +113,17 @@ def _add_bisect(parser: argparse.ArgumentParser) -> None:
     parser.description = "Find the pass, and the single rewrite, that break a graph on a backend."
     command.add_bisect_arguments(parser)
     parser.set_defaults(run=command.run_bisect)
+
+
+# --- cache -----------------------------------------------------------------------------------
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    from .runtime import cache_command
+
+    parser.description = "Show or empty the folder of compiled programs that later runs load."
+    cache_command.add_arguments(parser)
+    parser.set_defaults(run=cache_command.run)
 
 
 # --- export and inspect ----------------------------------------------------------------------
