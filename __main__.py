@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands.add_parser("demo", help="train a small CNN on real digits, end to end"))
     _add_bench(commands.add_parser("bench", help="time backends and installed frameworks"))
+    _add_profile(commands.add_parser("profile", help="show where a step's time goes, by kernel"))
     _add_export(commands.add_parser("export", help="write a model as ONNX"))
     _add_inspect(commands.add_parser("inspect", help="print a model's IR at any stage"))
     _add_opt(commands.add_parser("opt", help="run passes on a graph given as text"))
@@ -113,6 +114,34 @@ def _add_bisect(parser: argparse.ArgumentParser) -> None:
     parser.description = "Find the pass, and the single rewrite, that break a graph on a backend."
     command.add_bisect_arguments(parser)
     parser.set_defaults(run=command.run_bisect)
+
+
+# --- profile ---------------------------------------------------------------------------------
+
+
+def _add_profile(parser: argparse.ArgumentParser) -> None:
+    from .runtime import profile
+
+    parser.description = "Run a step on made-up data and show each kernel against the roofline."
+    _add_model(parser)
+    profile.add_arguments(parser)
+    parser.set_defaults(run=_run_profile)
+
+
+def _run_profile(arguments: argparse.Namespace) -> None:
+    from .benchmarks.models import BENCH_MODELS
+    from .runtime.profile import random_inputs
+    from .runtime.session import compile
+
+    known = arguments.model in BENCH_MODELS
+    face = importlib.import_module(__package__)
+    model = BENCH_MODELS[arguments.model].build(face) if known else load_model(arguments.model)
+    batch = random_inputs(model.declared_types(arguments.kind), arguments.batch_size)
+    fast = compile(model, target=arguments.target)
+    found = fast.profile_batch(arguments.kind, batch, arguments.steps)
+    Console().print(found.table(arguments.rows))
+    if arguments.trace:
+        found.save_trace(arguments.trace)
 
 
 # --- cache -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ entry of the table, plus bytes, plus bytes for each step of the loops around it:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -75,6 +76,13 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class Stamp:
+    """Store the time of a clock that only goes forward: seconds and nanoseconds, i64 each."""
+
+    target: Address
+
+
+@dataclass(frozen=True)
 class Loop:
     """Run `body` for the indices of `steps`, one after another."""
 
@@ -100,7 +108,7 @@ class Branch:
     otherwise: tuple[Statement, ...]
 
 
-Statement = Call | Copy | Loop | While | Branch
+Statement = Call | Copy | Stamp | Loop | While | Branch
 
 
 def parts_of(statement: Statement) -> tuple[Statement, ...]:
@@ -127,6 +135,8 @@ def bases_in(statements: Iterable[Statement]) -> Iterator[int]:
             yield from (address.base for address in statement.arguments)
         elif isinstance(statement, Copy):
             yield from (statement.source.base, statement.target.base)
+        elif isinstance(statement, Stamp):
+            yield statement.target.base
         elif isinstance(statement, While | Branch):
             yield statement.flag.base
         yield from bases_in(parts_of(statement))
@@ -178,6 +188,10 @@ class _Writer:
             return tirx.Evaluate(tirx.call_extern("int32", name, *pointers))
         if isinstance(statement, Copy):
             return self.copy(statement)
+        if isinstance(statement, Stamp):
+            clock = tirx.IntImm("int32", time.CLOCK_MONOTONIC)
+            arguments = clock, self.pointer(statement.target)
+            return tirx.Evaluate(tirx.call_extern("int32", "clock_gettime", *arguments))
         if isinstance(statement, Loop):
             return self.loop(statement)
         declared, holds = self.flag(statement.flag)

@@ -19,6 +19,7 @@ from .reduction import reduction
 from .rooted import rooted, shaped_buffer
 from .rowwise import rowwise
 from .target import Machine, Target
+from .timing import Timed, timed
 
 Bases = Mapping[tuple[Space, int], Address]
 """Where the blocks of a plan lie."""
@@ -88,6 +89,21 @@ def compile_plan(plan: Plan, target: Target) -> Compiled:
     lowered = lower_plan(plan, target)
     program = build.build(lowered.kernels, lowered.statements, target)
     return Compiled(plan, program, lowered.workspace_bytes)
+
+
+def compile_timed(plan: Plan, target: Target) -> tuple[Compiled, Timed]:
+    """Compile a plan to a program that notes when each call began and ended.
+
+    Returns
+    -------
+    tuple
+        The program, and what it notes: its table of base pointers ends with a log of
+        `Timed.nbytes` bytes, at position `Timed.base`.
+    """
+    lowered = lower_plan(plan, target)
+    noted = timed(lowered.statements, sum(map(len, _layout(plan).values())))
+    program = build.build(lowered.kernels, noted.statements, target)
+    return Compiled(plan, program, lowered.workspace_bytes), noted
 
 
 def lower_plan(plan: Plan, target: Target) -> Lowered:
