@@ -14,6 +14,9 @@ reads and writes is a window of what the region's call reads and writes:
 Native code reads and writes at multiples of `ALIGNMENT` bytes. A slice that begins elsewhere is
 copied to the frame before a step, or from there after it.
 
+In chunks of rows (`chunks.py`) the body is that of one chunk, every window of rows begins at other
+bytes in each, and each has a frame of its own.
+
 If nothing reads %xs later and its slices are of the type of those of %ys, then %ys is a carry
 too: it begins as %xs, and step i replaces slice i.
 """
@@ -21,9 +24,12 @@ too: it begins as %xs, and step i replaces slice i.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import TensorType, boolean, u8
+from .chunks import Chunked, chunked
 from .plan import ALIGNMENT, Body, Move, Plan, RegionCall, Space, Window, align
 
 PlanBody = Callable[[Graph], Plan]
@@ -42,10 +48,15 @@ def region_call(
     reusable : collection of int
         Positions of operands that nothing else uses, so that results may be written over them.
     """
-    over = _results_over_operands(node, reusable) if node.op.name == "scan" else {}
-    call = _Region(node, plan_body, {}).call()
+    if node.op.name != "scan":
+        return _Region(node, plan_body, {}).call()
+    chunks = chunked(node)
+    over = _results_over_operands(node, reusable)
+    if chunks:
+        over = {j: i for j, i in over.items() if chunks.by_rows[i]}
+    call = _Region(node, plan_body, {}, chunks).call()
     if over:
-        saving = _Region(node, plan_body, over).call()
+        saving = _Region(node, plan_body, over, chunks).call()
         if _copies(saving) <= _copies(call):
             return saving
     return call
@@ -76,10 +87,14 @@ class _Region:
     Stacked results in `over` are written over the slices of those operands.
     """
 
-    def __init__(self, node: Node, plan_body: PlanBody, over: Mapping[int, int]) -> None:
+    def __init__(
+        self, node: Node, plan_body: PlanBody, over: Mapping[int, int],
+        chunks: Chunked | None = None,
+    ) -> None:  # fmt: skip
         self.node = node
         self.plan_body = plan_body
         self.over = over
+        self.chunks = chunks
         self.inputs = list(node.inputs)
         self.frame_bytes = 0
         self.bodies: dict[str, Body] = {}
@@ -88,9 +103,10 @@ class _Region:
 
     def call(self) -> RegionCall:
         {"scan": self._scan, "while": self._while, "cond": self._cond}[self.node.op.name]()
-        frame = Value(TensorType(u8, (self.frame_bytes,)), name="frame")
+        chunks = self.chunks.count if self.chunks else 1
+        frame = Value(TensorType(u8, (self.frame_bytes * chunks,)), name="frame")
         return RegionCall(self.node, tuple(self.inputs), (*self.node.outputs, frame),
-                          self.carries, self.bodies, self.flag)  # fmt: skip
+                          self.carries, self.bodies, self.flag, chunks)  # fmt: skip
 
     def frame(self, offset: int) -> Window:
         return Window("output", len(self.node.outputs), offset)
@@ -98,13 +114,34 @@ class _Region:
     def _scan(self) -> None:
         body, carry = self.node.attrs["body"], self.node.attrs["carry"]
         self.carries = (*((i, i) for i in range(carry)), *self.over.items())
-        states = [Window("output", i) for i in range(carry)]
-        end = carry + self.node.attrs["stacked"]
-        results = [_slice("output", i, v) for i, v in enumerate(body.outputs)]
-        begun = {i: results[j] for j, i in self.over.items()}
-        slices = [begun.get(i) or _slice("input", i, body.inputs[i]) for i in range(carry, end)]
-        shared = [Window("input", i) for i in range(end, len(self.node.inputs))]
-        self._add("body", [*states, *slices, *shared], [*states, *results[carry:]])
+        count, end = len(body.inputs), carry + self.node.attrs["stacked"]
+        part = self.chunks.body if self.chunks else body
+        apart = self.chunks.by_rows if self.chunks else (False,) * count
+        written = [
+            _window("output", j, v if j >= carry else None, w if self.chunks else None)
+            for j, (v, w) in enumerate(zip(body.outputs, part.outputs, strict=True))
+        ]
+        begun = {i: written[j] for j, i in self.carries}
+        read = [
+            begun.get(i) or _window("input", i, v if i < end else None, w if apart[i] else None)
+            for i, (v, w) in enumerate(zip(body.inputs, part.inputs, strict=True))
+        ]
+        self._add("body", part, read, written)
+        if self.chunks:
+            self._share_frame()
+
+    def _share_frame(self) -> None:
+        """Give each chunk a frame of its own."""
+        self.frame_bytes = align(self.frame_bytes)
+        (body,) = self.bodies.values()
+        blocks = {key: self._own(window) for key, window in body.blocks.items()}
+        moves = [tuple(Move(self._own(m.source), self._own(m.target), m.nbytes) for m in each)
+                 for each in (body.before, body.after)]  # fmt: skip
+        self.bodies = {"body": Body(body.plan, blocks, *moves)}
+
+    def _own(self, window: Window) -> Window:
+        is_frame = window.side == "output" and window.index == len(self.node.outputs)
+        return replace(window, chunk=self.frame_bytes) if is_frame else window
 
     def _while(self) -> None:
         carry = self.node.attrs["carry"]
@@ -112,8 +149,10 @@ class _Region:
         states = [Window("output", i) for i in range(carry)]
         shared = [Window("input", i) for i in range(carry, len(self.node.inputs))]
         self.flag = self.frame(0)
-        self._add("condition", [*states, *shared], [self.flag], reserved=boolean().nbytes)
-        self._add("body", [*states, *shared], states)
+        regions = self.node.regions
+        self._add("condition", regions["condition"], [*states, *shared], [self.flag],
+                  reserved=boolean().nbytes)  # fmt: skip
+        self._add("body", regions["body"], [*states, *shared], states)
 
     def _cond(self) -> None:
         """An output that some branch returns as it came in is a carry: begun as that operand."""
@@ -133,17 +172,17 @@ class _Region:
             for i in range(1, len(self.node.inputs))
         ]
         writes = [Window("output", j) for j in range(len(self.node.outputs))]
-        for name in self.node.regions:
-            self._add(name, reads, writes)
+        for name, region in self.node.regions.items():
+            self._add(name, region, reads, writes)
 
     def _add(
-        self, name: str, reads: Sequence[Window], writes: Sequence[Window], reserved: int = 0
-    ) -> None:
+        self, name: str, region: Graph, reads: Sequence[Window], writes: Sequence[Window],
+        reserved: int = 0,
+    ) -> None:  # fmt: skip
         """Plan a body; what it reads and writes in the same window is its state.
 
         `reserved` bytes at the begin of the frame are not the arena's.
         """
-        region = self.node.regions[name]
         body = _split(region, reads, writes)
         plan = self.plan_body(body)
         blocks = _blocks(body, dict(zip(region.inputs, reads, strict=True)),
@@ -151,13 +190,14 @@ class _Region:
         used, top = plan.used_blocks, align(reserved)
         before, after = [], []
         for block, window in blocks.items():
+            nbytes = window.chunk or window.stride
             if window.stride % ALIGNMENT and block in used:
                 stage = blocks[block] = self.frame(top)
                 if block[0] == "input":
-                    before.append(Move(window, stage, window.stride))
+                    before.append(Move(window, stage, nbytes))
                 else:
-                    after.append(Move(stage, window, window.stride))
-                top += align(window.stride)
+                    after.append(Move(stage, window, nbytes))
+                top += align(nbytes)
         blocks["arena", 0] = self.frame(top)
         for i, value in _constants(plan).items():
             blocks["constant", i] = Window("input", len(self.inputs))
@@ -180,8 +220,12 @@ def _blocks(
     return blocks
 
 
-def _slice(side: str, index: int, value: Value) -> Window:
-    return Window(side, index, 0, int(value.type.nbytes))  # type: ignore[arg-type]
+def _window(
+    side: Literal["input", "output"], index: int, step: Value | None, chunk: Value | None
+) -> Window:
+    """What has a slice like `step` for each step, of which each chunk has a part like `chunk`."""
+    sizes = (int(v.type.nbytes) if v is not None else 0 for v in (step, chunk))
+    return Window(side, index, 0, *sizes)
 
 
 def _split(region: Graph, reads: Sequence[Window], writes: Sequence[Window]) -> Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,19 @@ def run_plan(plan: Plan, arrays: Mapping[str, np.ndarray]) -> Evaluation:
     return memory.results()
 
 
+class _At(NamedTuple):
+    """Where a region is: in which step of which chunk."""
+
+    step: int = 0
+    chunk: int = 0
+
+    def begin(self, window: Window) -> int:
+        return window.offset + self.step * window.stride + self.chunk * window.chunk
+
+
+_BEGIN = _At()
+
+
 class _Memory:
     """Blocks of bytes by space and index."""
 
@@ -62,11 +76,9 @@ class _Memory:
         shape = tuple(int(d) for d in type.shape)
         return self.bytes(slot).view(type.dtype.numpy).reshape(shape)
 
-    def window(self, call: RegionCall, window: Window, step: int) -> np.ndarray:
+    def window(self, call: RegionCall, window: Window, at: _At) -> np.ndarray:
         """The bytes from the begin of a window to the end of what it is a stretch of."""
-        return self.bytes(self.plan.slots[call.value(window)])[
-            window.offset + step * window.stride :
-        ]
+        return self.bytes(self.plan.slots[call.value(window)])[at.begin(window) :]
 
     def results(self) -> Evaluation:
         graph = self.plan.graph
@@ -107,15 +119,6 @@ def _run_kernel(memory: _Memory, call: Call) -> None:
             target[part] = result.reshape(-1)[part]
 
 
-def _results(memory: _Memory, call: Call) -> list[np.ndarray]:
-    body = call.kernel.body
-    operands = {
-        parameter.name: memory.array(memory.plan.slots[value], parameter.type).copy()
-        for parameter, value in zip(body.inputs, call.inputs, strict=True)
-    }
-    return list(evaluate(body, operands).outputs.values())
-
-
 def _units(call: Call, size: int) -> tuple[np.ndarray, int]:
     """For each element of an output when it is computed, and how many times there are."""
     positions = np.arange(size)
@@ -123,6 +126,15 @@ def _units(call: Call, size: int) -> tuple[np.ndarray, int]:
         return positions, size
     rows = body_rows(call.kernel.body)
     return rows.row_of(positions) if size == rows.total else positions, rows.count
+
+
+def _results(memory: _Memory, call: Call) -> list[np.ndarray]:
+    body = call.kernel.body
+    operands = {
+        parameter.name: memory.array(memory.plan.slots[value], parameter.type).copy()
+        for parameter, value in zip(body.inputs, call.inputs, strict=True)
+    }
+    return list(evaluate(body, operands).outputs.values())
 
 
 # --- control flow ----------------------------------------------------------------------------
@@ -134,8 +146,9 @@ def _run_region(memory: _Memory, call: RegionCall) -> None:
     for j, i in call.carries:
         memory.bytes(slots[call.outputs[j]])[:] = memory.bytes(slots[call.inputs[i]])
     if name == "scan":
-        for step in call.steps:
-            _run_body(memory, call, "body", step)
+        for chunk in reversed(range(call.chunks)):  # as good as any order
+            for step in call.steps:
+                _run_body(memory, call, "body", _At(step, chunk))
     elif name == "while":
         _run_body(memory, call, "condition")
         while _flag(memory, call):
@@ -147,36 +160,35 @@ def _run_region(memory: _Memory, call: RegionCall) -> None:
 
 def _flag(memory: _Memory, call: RegionCall) -> bool:
     assert call.flag is not None
-    return bool(memory.window(call, call.flag, 0)[0])
+    return bool(memory.window(call, call.flag, _BEGIN)[0])
 
 
-def _run_body(memory: _Memory, call: RegionCall, name: str, step: int = 0) -> None:
+def _run_body(memory: _Memory, call: RegionCall, name: str, at: _At = _BEGIN) -> None:
     body = call.bodies[name]
     for move in body.before:
-        _move(memory, call, move.source, move.target, move.nbytes, step)
-    blocks = {key: _block(memory, call, body, key, w, step) for key, w in body.blocks.items()}
+        _move(memory, call, move.source, move.target, move.nbytes, at)
+    blocks = {key: _block(memory, call, body, key, w, at) for key, w in body.blocks.items()}
     blocks["arena", 0][:] = _GARBAGE
     _run(_Memory(body.plan, blocks))
     for move in body.after:
-        _move(memory, call, move.source, move.target, move.nbytes, step)
+        _move(memory, call, move.source, move.target, move.nbytes, at)
 
 
 def _move(
-    memory: _Memory, call: RegionCall, source: Window, target: Window, nbytes: int, step: int
+    memory: _Memory, call: RegionCall, source: Window, target: Window, nbytes: int, at: _At
 ) -> None:
-    found = memory.window(call, source, step)[:nbytes]
-    memory.window(call, target, step)[:nbytes] = found
+    found = memory.window(call, source, at)[:nbytes]
+    memory.window(call, target, at)[:nbytes] = found
 
 
 def _block(
     memory: _Memory, call: RegionCall, body: Body, key: tuple[Space, int], window: Window,
-    step: int,
+    at: _At,
 ) -> np.ndarray:  # fmt: skip
     """The bytes of a block of a body: no more than it may touch."""
     space, index = key
     graph = body.plan.graph
-    begin = window.offset + step * window.stride
-    if begin % ALIGNMENT and key in body.plan.used_blocks:
+    if at.begin(window) % ALIGNMENT and key in body.plan.used_blocks:
         raise VerifyError(f"plan {graph.name}: {window} must begin at a multiple of {ALIGNMENT}")
     if space == "arena":
         nbytes = body.plan.arena_bytes
@@ -185,7 +197,7 @@ def _block(
     else:
         values = {"input": graph.inputs, "state": graph.state, "output": graph.outputs}[space]
         nbytes = int(values[index].type.nbytes)
-    found = memory.window(call, window, step)
+    found = memory.window(call, window, at)
     if nbytes > found.size:
         raise VerifyError(f"plan {graph.name}: {space} {index} of {nbytes} bytes must lie in "
                           f"{window}, which has {found.size}")  # fmt: skip

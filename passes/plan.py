@@ -63,15 +63,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of what a `RegionCall` reads or writes: in step i at byte `offset + i * stride`.
+    """A stretch of what a `RegionCall` reads or writes.
 
-    `index` is a position in the call's inputs or outputs.
+    In step i of chunk k it begins at byte `offset + i * stride + k * chunk`. `index` is a
+    position in the call's inputs or outputs.
     """
 
     side: Literal["input", "output"]
     index: int
     offset: int = 0
     stride: int = 0
+    chunk: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,9 @@ class RegionCall:
     - `while` runs `condition`, and `body` as long as the byte at `flag` is not 0,
     - `cond` runs `then` if the byte at `flag` is not 0, else `otherwise`.
 
+    A `scan` whose rows are independent runs in chunks of rows, each through all its steps, at the
+    same time on several threads (`chunks.py`); `body` is then that of one chunk.
+
     Attributes
     ----------
     node : Node
@@ -129,6 +134,8 @@ class RegionCall:
         By the name of the attribute.
     flag : Window or None
         Where the predicate of a `while` or `cond` lies.
+    chunks : int
+        Runs of all steps of a `scan`, in any order; 1 if it is not in chunks.
     """
 
     node: Node
@@ -137,6 +144,7 @@ class RegionCall:
     carries: tuple[tuple[int, int], ...]
     bodies: Mapping[str, Body]
     flag: Window | None = None
+    chunks: int = 1
 
     @property
     def steps(self) -> range:
@@ -153,14 +161,17 @@ class RegionCall:
         inside = window.side == "input" or window.index < len(self.node.outputs)
         side = "operand" if window.side == "input" else "result"
         where = f"{side} {window.index}" if inside else f"frame+{window.offset}"
-        return where + (f" at {window.stride} bytes a step" if window.stride else "")
+        each = {"step": window.stride, "chunk": window.chunk}
+        paces = [f"{nbytes} bytes a {name}" for name, nbytes in each.items() if nbytes]
+        return where + (f" at {', '.join(paces)}" if paces else "")
 
     def __str__(self) -> str:
         name = self.node.op.name
         if name != "scan":
             return name
         reverse = " backwards" if self.node.attrs.get("reverse") else ""
-        return f"scan [{len(self.steps)} steps{reverse}]"
+        chunks = f" in {self.chunks} chunks" if self.chunks > 1 else ""
+        return f"scan [{len(self.steps)} steps{reverse}{chunks}]"
 
 
 @dataclass(frozen=True)

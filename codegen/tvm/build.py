@@ -200,7 +200,8 @@ class _Entry(_Piece):
 
     def lower(self) -> tvm.IRModule:
         pointers = 1 + max(bases_in(self.statements), default=-1)
-        return lower_entry(self.statements, self.names, pointers, self.target.tvm)
+        module = lower_entry(self.statements, self.names, pointers, self.target.tvm)
+        return tvm.IRModule({name: _with_extents(f) for name, f in module.functions.items()})
 
 
 def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target) -> tvm.IRModule:

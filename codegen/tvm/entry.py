@@ -84,10 +84,14 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Loop:
-    """Run `body` for the indices of `steps`, one after another."""
+    """Run `body` for the indices of `steps`, one after another.
+
+    If `parallel`, in any order on several threads; then no kernel in it may use threads itself.
+    """
 
     steps: range
     body: tuple[Statement, ...]
+    parallel: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,11 +216,15 @@ class _Writer:
 
     def loop(self, loop: Loop) -> Stmt:
         """A loop over the number of the step; slices have an index."""
-        number = tirx.Var(f"step{len(self.indices)}", "int64")
-        self.indices.append(_int64(loop.steps.start) + number * _int64(loop.steps.step))
+        name, dtype = f"step{len(self.indices)}", "int32" if loop.parallel else "int64"
+        number = tirx.Var(name, dtype)  # the thread pool counts in 32 bits
+        wide = tirx.Cast("int64", number) if loop.parallel else number
+        self.indices.append(_int64(loop.steps.start) + wide * _int64(loop.steps.step))
         body = self.all(loop.body)
         self.indices.pop()
-        return tirx.For(number, _int64(0), _int64(len(loop.steps)), ForKind.SERIAL, body)
+        kind = ForKind.PARALLEL if loop.parallel else ForKind.SERIAL
+        first, count = (tirx.IntImm(dtype, value) for value in (0, len(loop.steps)))
+        return tirx.For(number, first, count, kind, body)
 
     def flag(self, address: Address) -> tuple[Stmt, Expr]:
         """A declaration, and whether the byte there is not 0."""

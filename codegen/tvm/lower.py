@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Value, is_among
@@ -115,19 +115,31 @@ def lower_plan(plan: Plan, target: Target) -> Lowered:
         If a kernel holds what the native backend cannot express.
     """
     aliased = {call.kernel for owner, call in plan.kernel_calls() if owner.in_place(call)}
+    one_core = replace(target.machine, cores=1)
+    serial = set(_kernels_in_chunks(plan))
     functions = {
-        kernel.name: lower_kernel(kernel, target.machine, aliased=kernel in aliased)
+        kernel.name: lower_kernel(
+            kernel, one_core if kernel in serial else target.machine, aliased=kernel in aliased
+        )
         for kernel in plan.kernels
     }
     layout = _layout(plan)
-    workspace = max(map(emit.workspace_bytes, functions.values()), default=0)
     bases = {
         (space, i): Address(position)
         for space, positions in layout.items()
         for i, position in enumerate(positions)
     }
     lowering = _Program(functions, Address(0, plan.arena_bytes))
-    return Lowered(functions, lowering.plan(plan, bases), align(workspace))
+    return Lowered(functions, lowering.plan(plan, bases), lowering.workspace_bytes(plan))
+
+
+def _kernels_in_chunks(plan: Plan) -> Iterator[Kernel]:
+    """The kernels that run on several threads at once, each on one."""
+    for call in plan.calls:
+        if isinstance(call, RegionCall):
+            for body in call.bodies.values():
+                inside = body.plan.kernels if call.chunks > 1 else _kernels_in_chunks(body.plan)
+                yield from inside
 
 
 class _Program:
@@ -136,6 +148,23 @@ class _Program:
     def __init__(self, functions: Mapping[str, PrimFunc], workspace: Address) -> None:
         self.functions = functions
         self.workspace = workspace
+
+    def workspace_bytes(self, plan: Plan) -> int:
+        """What the kernels of a plan need, those of chunks each for itself."""
+        most = 0
+        for call in plan.calls:
+            if isinstance(call, Call):
+                needed = align(emit.workspace_bytes(self.functions[call.kernel.name]))
+            else:
+                inside = (self.workspace_bytes(body.plan) for body in call.bodies.values())
+                needed = call.chunks * max(inside)
+            most = max(most, needed)
+        return most
+
+    def in_chunks(self, body: Plan, loop: int) -> _Program:
+        """The same in a loop over chunks, each of which has a workspace of its own."""
+        workspace = self.workspace.stepped(loop, self.workspace_bytes(body))
+        return _Program(self.functions, workspace)
 
     def plan(self, plan: Plan, bases: Bases, loops: int = 0) -> tuple[Statement, ...]:
         """The statements of a plan whose blocks lie at `bases`, inside of so many loops."""
@@ -177,8 +206,12 @@ class _RegionProgram:
                 places = (_address(self.bases, source), _address(self.bases, target))
                 yield Copy(*places, source.nbytes)
         if name == "scan":
-            if call.steps:
-                yield Loop(call.steps, self.body("body", self.loops + 1))
+            if not call.steps:
+                return
+            loops = self.loops + (2 if call.chunks > 1 else 1)
+            steps = Loop(call.steps, self.body("body", loops))
+            chunks = Loop(range(call.chunks), (steps,), parallel=True)
+            yield chunks if call.chunks > 1 else steps
             return
         assert call.flag is not None
         flag = self.address(call.flag)
@@ -190,7 +223,10 @@ class _RegionProgram:
     def body(self, name: str, loops: int | None = None) -> tuple[Statement, ...]:
         body = self.call.bodies[name]
         bases = {block: self.address(window) for block, window in body.blocks.items()}
-        inside = self.program.plan(body.plan, bases, self.loops if loops is None else loops)
+        program = self.program
+        if self.call.chunks > 1:
+            program = program.in_chunks(body.plan, self.loops)
+        inside = program.plan(body.plan, bases, self.loops if loops is None else loops)
         return (*map(self.move, body.before), *inside, *map(self.move, body.after))
 
     def move(self, move: Move) -> Copy:
@@ -198,7 +234,9 @@ class _RegionProgram:
 
     def address(self, window: Window) -> Address:
         block = _address(self.bases, self.plan.slots[self.call.value(window)])
-        return block.plus(window.offset).stepped(self.loops, window.stride)
+        block = block.plus(window.offset).stepped(self.loops, window.chunk)
+        steps = self.loops + (1 if self.call.chunks > 1 else 0)
+        return block.stepped(steps, window.stride)
 
 
 def _address(bases: Bases, slot: Slot) -> Address:

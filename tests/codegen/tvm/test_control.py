@@ -10,6 +10,7 @@ from native import TARGET
 from native_graph import arrays_for, check_graph, compiled, run_compiled, source
 from random_graphs import assert_same, random_arrays
 from random_regions import random_regions
+from recurrent import start, training_step
 
 from hornfels.codegen.tvm.build import build
 from hornfels.codegen.tvm.entry import Address, Branch, Copy, Loop, While
@@ -51,6 +52,18 @@ def test_steps_run_in_their_order(steps):
     source, last = np.arange(5, dtype=np.int64), np.full(1, -1, np.int64)
     run([Loop(steps, (Copy(Address(0).stepped(0, 8), Address(1), 8),))], source, last)
     assert last[0] == (list(steps) or [-1])[-1]
+
+
+def test_a_parallel_loop_runs_every_step_once():
+    """Each copies its own bytes; a serial loop inside steps through them."""
+    source, target = np.arange(60, dtype=np.uint8), np.zeros(60, np.uint8)
+    places = (Address(0, 0, ((0, 12), (1, 4))), Address(1, 0, ((0, 12), (1, 4))))
+    inner = Loop(range(2, -1, -1), (Copy(*places, 4),))
+    for target_text in ("cpu", "cpu -num-cores=3", "cpu -num-cores=1"):
+        target[:] = 0
+        program = build({}, [Loop(range(5), (inner,), parallel=True)], parse_target(target_text))
+        program.run([source.ctypes.data, target.ctypes.data])
+        np.testing.assert_array_equal(target, source)
 
 
 def test_a_branch_looks_at_its_flag():
@@ -259,6 +272,20 @@ def test_the_gradient_of_a_recurrent_cell():
     optimized = optimize(graph)
     arrays = arrays_for(graph)
     assert_same(run_compiled(compiled(optimized), arrays), evaluate(graph, arrays))
+
+
+@pytest.mark.parametrize("kind", ["simple", "gru", "lstm"])
+@pytest.mark.parametrize("dtype", [f32, f64])
+def test_recurrent_networks_in_chunks_of_rows(kind, dtype, monkeypatch):
+    """Rows run on several threads, whose kernels have workspace of their own."""
+    monkeypatch.setattr("hornfels.passes.chunks.WORTH", 0)
+    graph = optimize(training_step(kind, length=3, batch=48, features=17, units=24, dtype=dtype))
+    program = compile_plan(make_plan(graph), parse_target("cpu -num-cores=3"))
+    assert str(program.plan).count("in 2 chunks") == 2
+    assert program.workspace_bytes
+    arrays = arrays_for(graph) | start(graph)
+    tolerance = 1e-10 if dtype == f64 else 1e-4
+    assert_same(run_compiled(program, arrays), evaluate(graph, arrays), tolerance, tolerance)
 
 
 @pytest.mark.parametrize("seed", range(1000, 1012))
