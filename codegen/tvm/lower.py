@@ -273,6 +273,8 @@ def lower_kernel(kernel: Kernel, machine: Machine, *, aliased: bool = False) -> 
 
 def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> Stmt:
     root = kernel.root_node
+    if kernel.root == ROW:
+        return rowwise(kernel.body, buffers, machine)
     if root is None:
         return pointwise(kernel.body, buffers, machine)
     if root.op.kind == "reduce":
@@ -282,5 +284,3 @@ def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> 
     if root.op.kind in ("contraction", "window"):
         return rooted(kernel.body, root, buffers, machine)
     raise LoweringError(f"kernel {kernel.name}: no loops for a root of kind {root.op.kind!r}")
-    if kernel.root == ROW:
-        return rowwise(kernel.body, buffers, machine)
