@@ -14,6 +14,7 @@ def compile(
     backend: str | None = None,
     target: str = "cpu",
     *,
+    memory_budget: int | str | None = None,
     static: Sequence[str] = (),
 ) -> Any:
     """Compile a model, or a function written over `ops`, for a backend.
@@ -34,6 +35,10 @@ def compile(
         Native code, ONNX Runtime, or NumPy op by op.
     target : str
         For `tvm`: `"cpu"`, with LLVM options such as `"cpu -mcpu=haswell"`.
+    memory_budget : int or str, optional
+        For `tvm`: bytes that a step may take, or a text such as `"1.5 GiB"`: parameters, state,
+        inputs, outputs and all that is temporary. To fit, values that the backward half of a
+        training step needs are computed again rather than kept, the cheapest first.
     static : sequence of str
         Names of a function's arguments whose numbers are part of the program rather than
         tensors. Truth values, strings, variables and other objects always are.
@@ -51,6 +56,9 @@ def compile(
         If `model` is neither, or the specs do not fit the function.
     BackendError, LoweringError
         If the backend or the target cannot be had here.
+    MemoryBudgetError
+        When a step is compiled that the budget is too small for; its `minimum` is the least
+        number of bytes that was found.
 
     Examples
     --------
@@ -64,20 +72,22 @@ def compile(
     if isinstance(specs, str):
         specs, backend = None, backend or specs  # compile(model, "onnx")
     if model is None:
-        return _decorator(specs, backend, target, static)
+        return _decorator(specs, backend, target, memory_budget=memory_budget, static=static)
     from ..runtime.function import CompiledFunction
     from ..runtime.session import compile as compile_model
 
-    options: dict[str, Any] = {"target": target} | ({} if backend is None else {"backend": backend})
+    options: dict[str, Any] = {"target": target, "memory_budget": memory_budget}
+    if backend is not None:
+        options["backend"] = backend
     if callable(model) and not all(hasattr(model, n) for n in ("pack", "trace", "trace_key")):
         return CompiledFunction(PythonFunction(model, specs, static), **options)
     return compile_model(model, **options)
 
 
 def _decorator(
-    specs: Any, backend: str | None, target: str, static: Sequence[str]
+    specs: Any, backend: str | None, target: str, **options: Any
 ) -> Callable[[Any], Any]:
     def decorate(function: Any) -> Any:
-        return compile(function, specs, backend, target, static=static)
+        return compile(function, specs, backend, target, **options)
 
     return decorate

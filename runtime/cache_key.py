@@ -26,7 +26,7 @@ _ROOT = Path(__file__).parents[1]
 _ROOMS = ("ir", "passes", "codegen", "runtime")  # what makes programs of graphs
 
 
-def cache_key(graph: Graph, sizes: Mapping[str, int], target: str) -> str:
+def cache_key(graph: Graph, sizes: Mapping[str, int], target: str, **options: object) -> str:
     """The key of a graph's program.
 
     Parameters
@@ -37,6 +37,8 @@ def cache_key(graph: Graph, sizes: Mapping[str, int], target: str) -> str:
         What its symbols stand for.
     target : str
         As the user gave it, with the number of threads.
+    **options : object
+        Of the backend; their `repr` counts.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def cache_key(graph: Graph, sizes: Mapping[str, int], target: str) -> str:
     settings = {k: v for k, v in asdict(current_settings()).items() if k not in IRRELEVANT}
     parts = (
         str(FORMAT), digest(graph), repr(sorted(sizes.items())), target, host_text(),
-        repr(sorted(settings.items())), _sources(), _foundations(),
+        repr(sorted((settings | options).items())), _sources(), _foundations(),
     )  # fmt: skip
     return blake2b("\n".join(parts).encode(), digest_size=32).hexdigest()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
 from typing import Protocol
@@ -10,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from ..ir import Graph
-from ..ir.errors import BackendError
+from ..ir.errors import ArgumentError, BackendError
 
 OPEN: Mapping[str, int] = MappingProxyType({})
 """The sizes of a graph that is compiled as it is."""
@@ -73,21 +75,74 @@ class Backend(Protocol):
         """
 
 
-def _eager(target: str) -> Backend:
+@dataclass(frozen=True)
+class BackendOptions:
+    """What native code is made for; the other backends know the defaults alone.
+
+    Attributes
+    ----------
+    target : str
+        See `hornfels.compile`.
+    memory_budget : int or None
+        Bytes that a step may take, with parameters, state, inputs and outputs.
+    """
+
+    target: str = "cpu"
+    memory_budget: int | None = None
+
+    @staticmethod
+    def of(target: str = "cpu", memory_budget: int | str | None = None) -> BackendOptions:
+        """As users give them; see `parse_bytes`."""
+        budget = None if memory_budget is None else parse_bytes(memory_budget)
+        return BackendOptions(target, budget)
+
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{infix}B": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for infix, base in (("", 1000), ("i", 1024))
+}
+
+
+def parse_bytes(amount: int | str) -> int:
+    """A number of bytes, given as a number or as a text such as "512MB" or "1.5 GiB".
+
+    Raises
+    ------
+    ArgumentError
+        If it is no such text, or not positive.
+
+    Examples
+    --------
+    >>> from hornfels.runtime.executable import parse_bytes
+    >>> parse_bytes("1.5 KiB"), parse_bytes("2kB"), parse_bytes(64)
+    (1536, 2000, 64)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(amount))
+    units = {unit.lower(): size for unit, size in _UNITS.items()}
+    size = units.get(found[2].lower()) if found else None
+    nbytes = int(float(found[1]) * size) if found and size else 0
+    if nbytes < 1:
+        raise ArgumentError(f"memory_budget must be a number of bytes, or a text with one of the "
+                            f"units {', '.join(filter(None, _UNITS))}, got {amount!r}")  # fmt: skip
+    return nbytes
+
+
+def _eager(options: BackendOptions) -> Backend:
     from .eager import EagerBackend
 
-    _only_cpu("eager", target)
+    _require_defaults("eager", options)
     return EagerBackend()
 
 
-def _tvm(target: str) -> Backend:
+def _tvm(options: BackendOptions) -> Backend:
     from .tvm_backend import TvmBackend
 
-    return TvmBackend(target)
+    return TvmBackend(options.target, options.memory_budget)
 
 
-def _onnx(target: str) -> Backend:
-    _only_cpu("onnx", target)
+def _onnx(options: BackendOptions) -> Backend:
+    _require_defaults("onnx", options)
     try:
         import_module("onnxruntime")
     except ImportError:
@@ -99,17 +154,21 @@ def _onnx(target: str) -> Backend:
     return OnnxBackend()
 
 
-BACKENDS: dict[str, Callable[[str], Backend]] = {"tvm": _tvm, "onnx": _onnx, "eager": _eager}
+BACKENDS: dict[str, Callable[[BackendOptions], Backend]] = {
+    "tvm": _tvm, "onnx": _onnx, "eager": _eager,
+}  # fmt: skip
 DEFAULT_BACKEND = "tvm"
 
 
-def _only_cpu(backend: str, target: str) -> None:
-    if target != "cpu":
-        raise BackendError(f'backend "{backend}" runs on target "cpu" only, got {target!r}')
+def _require_defaults(backend: str, options: BackendOptions) -> None:
+    if options.target != "cpu":
+        raise BackendError(f'backend "{backend}" runs on target "cpu" only, got {options.target!r}')
+    if options != BackendOptions():
+        raise BackendError(f'backend "{backend}" has no memory budget; "tvm" has')
 
 
-def make_backend(name: str, target: str = "cpu") -> Backend:
-    """The backend of that name for a target.
+def make_backend(name: str, options: BackendOptions = BackendOptions()) -> Backend:
+    """The backend of that name.
 
     Raises
     ------
@@ -119,4 +178,4 @@ def make_backend(name: str, target: str = "cpu") -> Backend:
     """
     if name not in BACKENDS:
         raise BackendError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    return BACKENDS[name](target)
+    return BACKENDS[name](options)

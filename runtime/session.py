@@ -15,7 +15,15 @@ from ..ir import Graph, TensorType, symbol
 from ..ir.errors import ArgumentError, BackendError, ShapeError
 from ..ir.types import type_of
 from .data import Batch, size_of_batch, weights_of_classes
-from .executable import DEFAULT_BACKEND, OPEN, Backend, Executable, State, make_backend
+from .executable import (
+    DEFAULT_BACKEND,
+    OPEN,
+    Backend,
+    BackendOptions,
+    Executable,
+    State,
+    make_backend,
+)
 
 if TYPE_CHECKING:
     from .profile import Profile
@@ -166,8 +174,8 @@ class CompiledModel:
         Its variables move to the backend's device at the first step that needs them, and can
         still be read and assigned through the model.
     backend : {"tvm", "onnx", "eager"}
-    target : str
-        What the `tvm` backend generates code for, `"cpu"` by default.
+    target, memory_budget
+        For the `tvm` backend; see `hornfels.compile`.
 
     Raises
     ------
@@ -176,10 +184,14 @@ class CompiledModel:
     """
 
     def __init__(
-        self, model: Trainable, backend: str = DEFAULT_BACKEND, target: str = "cpu"
+        self,
+        model: Trainable,
+        backend: str = DEFAULT_BACKEND,
+        target: str = "cpu",
+        memory_budget: int | str | None = None,
     ) -> None:
         self.model = model
-        self.backend = make_backend(backend, target)
+        self.backend = make_backend(backend, BackendOptions.of(target, memory_budget))
         self.device = Device(self.backend.state())
         self.random = np.random.default_rng(model.shuffle_seed())
         self._steps: dict[Any, Step] = {}
@@ -373,38 +385,16 @@ def _open_sizes(found: TensorType, declared: TensorType) -> TensorType:
     return declared
 
 
-def compile(model: Any, backend: str = DEFAULT_BACKEND, target: str = "cpu") -> CompiledModel:
-    """Compile a model for a backend.
-
-    Parameters
-    ----------
-    model : Model
-        A model of `hornfels`, built or not.
-    backend : {"tvm", "onnx", "eager"}
-        Native code, ONNX Runtime, or NumPy op by op.
-    target : str
-        For `tvm`: `"cpu"`, with LLVM options such as `"cpu -mcpu=haswell"`.
-
-    Returns
-    -------
-    CompiledModel
-        With `fit`, `evaluate`, `predict`, `train_on_batch`, `export`, `graph`, ...
-
-    Raises
-    ------
-    ArgumentError
-        If `model` is not a model.
-    BackendError, LoweringError
-        If the backend or the target cannot be had here.
-
-    Examples
-    --------
-    >>> fast = hornfels.compile(model)
-    >>> fast.train_on_batch(x, y)
-    """
+def compile(
+    model: Any,
+    backend: str = DEFAULT_BACKEND,
+    target: str = "cpu",
+    memory_budget: int | str | None = None,
+) -> CompiledModel:
+    """Compile a model for a backend; see `hornfels.compile`."""
     if not all(hasattr(model, name) for name in ("pack", "trace", "trace_key")):
         raise ArgumentError(f"compile: expected a hornfels model, got {type(model).__name__}")
-    return CompiledModel(model, backend, target)
+    return CompiledModel(model, backend, target, memory_budget)
 
 
 def _logs(outputs: Mapping[str, np.ndarray], return_dict: bool) -> Any:

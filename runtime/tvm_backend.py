@@ -277,12 +277,15 @@ class TvmBackend:
     ----------
     target : str
         ``cpu`` with options; see `codegen.tvm.target.parse_target`.
+    memory_budget : int, optional
+        Bytes that a run may take, with inputs, outputs, state and constants.
     """
 
     name = "tvm"
     symbolic = False
 
-    def __init__(self, target: str = "cpu") -> None:
+    def __init__(self, target: str = "cpu", memory_budget: int | None = None) -> None:
+        self.memory_budget = memory_budget
         # Threads as of now, whatever the settings are when something is compiled.
         self._target = target if "-num-cores" in target else f"{target} -num-cores={host_cores()}"
         if target != "cpu":
@@ -311,11 +314,13 @@ class TvmBackend:
         cache = current_cache()
         if cache is None:
             return self._compile(graph, sizes)
-        key = cache_key(graph, sizes, self._target)
+        key = cache_key(graph, sizes, self._target, memory_budget=self.memory_budget)
         if found := cache.get(key):
             context = contextvars.copy_context()  # the settings in force here
             program, face = load(found.code), Face.of(graph, sizes)
-            return TvmExecutable(face, program, found, lambda: context.run(_plan, graph, sizes))
+            return TvmExecutable(
+                face, program, found, lambda: context.run(self._plan, graph, sizes)
+            )
         executable = self._compile(graph, sizes)
         cache.put(key, executable.compilation)
         return executable
@@ -325,13 +330,21 @@ class TvmBackend:
         from ..codegen.tvm.lower import compile_timed
 
         _require_fixed(graph, sizes)
-        plan = _plan(graph, sizes)
+        plan = self._plan(graph, sizes)
         return TimedExecutable.noting(*compile_timed(plan, self.target))
+
+    def _plan(self, graph: Graph, sizes: Mapping[str, int]) -> Plan:
+        optimized = optimize(graph.specialize(sizes))
+        if self.memory_budget is None:
+            return make_plan(optimized)
+        from .memory_budget import plan_within
+
+        return plan_within(optimized, self.memory_budget, self.target)
 
     def _compile(self, graph: Graph, sizes: Mapping[str, int]) -> TvmExecutable:
         from ..codegen.tvm.lower import compile_plan
 
-        plan = _plan(graph, sizes)
+        plan = self._plan(graph, sizes)
         return TvmExecutable.of(compile_plan(plan, self.target))
 
 
@@ -339,7 +352,3 @@ def _require_fixed(graph: Graph, sizes: Mapping[str, int]) -> None:
     if still_open := sorted(set(graph.symbols) - set(sizes)):
         raise LoweringError(f"graph {graph.name}: sizes must be fixed for native code, "
                             f"got symbols {', '.join(still_open)}")  # fmt: skip
-
-
-def _plan(graph: Graph, sizes: Mapping[str, int]) -> Plan:
-    return make_plan(optimize(graph.specialize(sizes)))

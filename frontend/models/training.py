@@ -36,7 +36,7 @@ class Trainer:
         self._version = 0
         self._state_names = StateNames()
         self._compiled: Any = None
-        self._backend: tuple[str | None, str] = (None, "cpu")
+        self._backend: dict[str, Any] = {}  # options of the runtime
         self._prediction_structure: Any = None
 
     # --- compile -----------------------------------------------------------------------------
@@ -55,6 +55,7 @@ class Trainer:
         *,
         backend: str | None = None,
         target: str = "cpu",
+        memory_budget: int | str | None = None,
     ) -> None:
         """Say how the model is trained.
 
@@ -67,7 +68,7 @@ class Trainer:
             The latter take the weights of examples into account.
         run_eagerly : bool
             Run on the `eager` backend: NumPy, op by op.
-        backend, target : str, optional
+        backend, target, memory_budget : optional
             What `fit`, `evaluate` and `predict` run on; see `hornfels.compile`.
 
         Raises
@@ -80,7 +81,9 @@ class Trainer:
         objectives = Objectives(loss, loss_weights, metrics, weighted_metrics)
         self.optimizer = optimizers.get(optimizer)
         self._objectives = objectives
-        self._backend = ("eager" if run_eagerly else backend, target)
+        self._backend = {"target": target, "memory_budget": memory_budget}
+        if run_eagerly or backend is not None:
+            self._backend["backend"] = "eager" if run_eagerly else backend
         self._compiled = None
         self._state_names = StateNames()
         self._changed()
@@ -349,9 +352,7 @@ class Trainer:
         if self._compiled is None:
             from ...runtime import session
 
-            backend, target = self._backend
-            options = {} if backend is None else {"backend": backend}
-            self._compiled = session.CompiledModel(self, target=target, **options)
+            self._compiled = session.CompiledModel(self, **self._backend)
         return self._compiled
 
     def fit(
