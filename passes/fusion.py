@@ -16,6 +16,8 @@ A merge keeps one of these forms, which are what the native backend has loops fo
 - *rows*: reductions over the same positions of arrays of one size, which may wait for each other,
   and pointwise nodes over the array or over the results, which read results of their own row
   only (`rows`). Made where a block of rows is small, so that it is read from memory once.
+- *moments*: a reduction whose last dimension is kept, and sums over deviations from its results,
+  which need no pass of their own (`moments`).
 - *contraction or window*: one root that reads stored values, and pointwise nodes over its output
   shape whose further operands have that shape or are broadcasts.
 - *opaque* or *region*: one node.
@@ -31,6 +33,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.types import Shape
 from .control import region_call
 from .memory import plan
+from .moments import centered
 from .outline import (
     BARRIER,
     POINTWISE,
@@ -41,7 +44,7 @@ from .outline import (
     members,
     tokens_of,
 )
-from .plan import ROW, Call, Plan, RegionCall
+from .plan import MOMENTS, ROW, Call, Plan, RegionCall
 from .precedence import Precedence
 from .rows import Rows, agree, rows_of
 
@@ -190,15 +193,13 @@ class Group:
     roots: list[Node]  # reductions, or one other root; none: pointwise
     number: int
     alive: bool = True
-    has_rows: bool = False
+    special: str = ""  # a form that its nodes do not say: "row" or "moments"
 
     @property
     def form(self) -> str:
-        """ "pointwise", "reduce", "row", "rooted", "opaque" or "region"."""
-        if not self.roots:
-            return "pointwise"
-        if self.has_rows:
-            return ROW
+        """ "pointwise", "reduce", "row", "moments", "rooted", "opaque" or "region"."""
+        if self.special or not self.roots:
+            return self.special or "pointwise"
         kind = self.roots[0].op.kind
         return kind if kind in ("reduce", "opaque", "region") else "rooted"
 
@@ -281,7 +282,7 @@ class Groups:
                 self._readers[value].discard(group)
         a.outputs = sorted([*a.outputs, *b.outputs], key=self.position.__getitem__)
         a.roots = [*a.roots, *b.roots]
-        a.has_rows |= b.has_rows
+        a.special = a.special or b.special
         self.precedence.merge(a.number, b.number)
         b.alive = False
         self.of.update(dict.fromkeys(b.outputs, a))
@@ -341,6 +342,7 @@ def fuse(graph: Graph, outliner: Outliner | None = None) -> tuple[Call | RegionC
     _merge_epilogues(groups)
     _merge_rows(groups)
     _merge_consumers(groups, "reduce")
+    _merge_moments(groups)
     _merge_consumers(groups, "pointwise")
     _merge_siblings(groups)
     return _calls(groups, outliner or Outliner())
@@ -431,7 +433,8 @@ def _merge_rows(groups: Groups) -> None:
                 if _fits_rows(groups, first, other, rows) and groups.can_merge(first, other):
                     depends = not _independent(groups, first, other)
                     wide = any(v.type.size == rows.total for v in other.outputs)
-                    first.has_rows |= wide or (depends and bool(other.roots))
+                    if wide or (depends and other.roots):
+                        first.special = ROW
                     groups.merge(first, other)
                     changed = True
                     break
@@ -455,6 +458,27 @@ def _fits_rows(groups: Groups, group: Group, other: Group, rows: Rows) -> bool:
     read = {v for g in (group, other) for v in groups.reads(g)} | set(outputs)
     of_element = sum(v.dtype.bits // 8 for v in read if v.type.size == rows.total)
     return of_element * rows.block <= ROW_BYTES and agree(outputs, groups.borders, rows)
+
+
+def _merge_moments(groups: Groups) -> None:
+    """Sums take the sums over deviations from what is computed of them."""
+    for first in [g for g in groups.groups if g.form == "reduce"]:
+        rows = rows_of(first.roots[0])
+        if not first.alive or rows is None or rows.reduced[-1][0] == 1:
+            continue  # what is reduced lies in a row
+        for other in groups.companions(first):
+            if (
+                other.form == "reduce"
+                and groups.precedence.precedes(first.number, other.number)
+                and all(rows_of(r) == rows and centered(r, first.roots) for r in other.roots)
+                and len(first.outputs) + len(other.outputs) <= OUTPUTS
+                and agree([*first.outputs, *other.outputs], groups.borders, rows)
+                and groups.can_merge(first, other)
+            ):
+                first.special = MOMENTS
+                groups.merge(first, other)
+                break
+    _merge_consumers(groups, MOMENTS)
 
 
 def _merge_consumers(groups: Groups, form: str) -> None:
@@ -534,7 +558,7 @@ def _calls(groups: Groups, outliner: Outliner) -> tuple[Call | RegionCall, ...]:
 
 def _root_of(group: Group) -> str:
     """What `Kernel.root` says."""
-    return group.roots[0].op.name if group.roots and not group.has_rows else group.form
+    return group.roots[0].op.name if group.roots and not group.special else group.form
 
 
 def _used_up(groups: Groups, group: Group, results: Collection[Value]) -> set[int]:

@@ -23,6 +23,9 @@ ALIGNMENT = 64
 ROW = "row"
 """The root of a kernel that goes over rows; see `passes.rows`."""
 
+MOMENTS = "moments"
+"""The root of a kernel that sums up deviations in one pass; see `passes.moments`."""
+
 Space = Literal["arena", "input", "state", "output", "constant"]
 
 
@@ -35,8 +38,8 @@ class Kernel:
     name : str
         Unique in the plan, an identifier.
     root : str
-        "pointwise", "row", or the name of the op whose loops the kernel has: "matmul", "conv",
-        "reduce_sum", "max_pool", ...
+        "pointwise", "row", "moments", or the name of the op whose loops the kernel has: "matmul",
+        "conv", "reduce_sum", "max_pool", ...
     body : Graph
         What it computes; `body.inputs` and `body.outputs` are its parameters, in the order of a
         `Call`. Its shapes are static, it has no state, and constants in it have one element.

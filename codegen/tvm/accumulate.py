@@ -98,6 +98,51 @@ class _Simple:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Sum and squared deviations: a count, a shift near the elements, the sum of what differs from
+    it, and the sum of the squares of what differs from the mean.
+
+    Chan, Golub and LeVeque: Updating formulae and a pairwise algorithm for computing sample
+    variances, 1979.
+    """
+
+    nest: Nest
+    node: Node
+
+    @property
+    def dtypes(self) -> tuple[DType, ...]:
+        return (_wide(self.node.inputs[0].dtype),) * 4
+
+    def identity(self) -> Parts:
+        return [constant(self.nest, dtype, 0) for dtype in self.dtypes]
+
+    def shift(self, x: Element) -> Element:
+        """A shift for elements like `x`."""
+        x = x.plain(self.dtypes[0])
+        return select(x - x == 0, x, constant(self.nest, x.dtype, 0))
+
+    def lift(self, x: Element, at: Indices) -> Parts:
+        one, zero = (constant(self.nest, self.dtypes[0], number) for number in (1, 0))
+        return [one, zero, x.plain(self.dtypes[0]), zero]
+
+    def combine(self, x: Parts, y: Parts) -> Parts:
+        m = Math(self.nest, self.dtypes[0])
+        shift = select(x[0] > 0, x[1], y[1])
+        moved = y[1] - shift
+        means = [parts[2] / m.maximum(parts[0], 1) for parts in (x, y)]
+        apart = moved + means[1] - means[0]
+        count = x[0] + y[0]
+        share = x[0] * y[0] / m.maximum(count, 1)
+        total = x[2] + (y[2] + (y[0] * moved))
+        squares = x[3] + y[3] + (apart * apart).plain() * share
+        return [count, shift, total.plain(), squares.plain()]
+
+    def result(self, parts: Parts) -> Element:
+        count, shift, total, _ = parts
+        return cast((count * shift + total).plain(), self.node.output.dtype)
+
+
+@dataclass(frozen=True)
 class _Position:
     """argmax and argmin: the extreme element and its index; NaN is the most extreme."""
 

@@ -8,11 +8,24 @@ from dataclasses import dataclass, replace
 from ...ir.errors import LoweringError
 from ...ir.graph import Value, is_among
 from ...passes import plan as plans
-from ...passes.plan import ROW, Call, Kernel, Move, Plan, RegionCall, Slot, Space, Window, align
+from ...passes.plan import (
+    MOMENTS,
+    ROW,
+    Call,
+    Kernel,
+    Move,
+    Plan,
+    RegionCall,
+    Slot,
+    Space,
+    Window,
+    align,
+)
 from ..native.program import NativeProgram
 from . import build, emit, entry
 from .emit import Buffer, PrimFunc, Stmt
 from .entry import Address, Branch, Copy, Loop, Statement, While
+from .moments import moments
 from .opaque import opaque
 from .pointwise import flat_buffer, pointwise
 from .reduction import reduction
@@ -275,6 +288,8 @@ def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> 
     root = kernel.root_node
     if kernel.root == ROW:
         return rowwise(kernel.body, buffers, machine)
+    if kernel.root == MOMENTS:
+        return moments(kernel.body, buffers, machine)
     if root is None:
         return pointwise(kernel.body, buffers, machine)
     if root.op.kind == "reduce":

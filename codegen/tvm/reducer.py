@@ -16,7 +16,7 @@ from ...passes.fusion import cost
 from ...passes.rows import reduced_axes
 from . import emit
 from . import index as ix
-from .accumulate import accumulator
+from .accumulate import Accumulator, accumulator
 from .cost import serial_nanoseconds, tasks_for, traffic
 from .emit import Buffer
 from .evaluator import Evaluator, loads
@@ -171,7 +171,7 @@ class Reducer:
     def __init__(self, space: Space, nodes: Sequence[Node] = ()) -> None:
         self.space, self.nest, self.lanes = space, space.nest, space.lanes
         self.nodes = tuple(nodes) or space.nodes
-        self.accumulators = [accumulator(self.nest, n) for n in self.nodes]
+        self.accumulators: list[Accumulator] = [accumulator(self.nest, n) for n in self.nodes]
         self.light = sum(map(cost, space.body.nodes)) <= _UNROLLED_COST
 
     # --- elements ---
@@ -189,15 +189,18 @@ class Reducer:
 
     def give(self, at: At, values: Results) -> None:
         """From now on the results at `at` are what the evaluator knows of the reductions."""
-        flat = self.space.kept(at)
         for a, n, parts in zip(self.accumulators, self.nodes, values, strict=True):
-            result = a.result(parts)
+            self.know(n, at, a.result(parts))
 
-            def known(here: Indices, result: Element = result, node: Node = n) -> Element:
-                assert ix.linearize(here, node.output.shape) == flat, "not element by element"
-                return result
+    def know(self, node: Node, at: At, result: Element) -> None:
+        """From now on this is what the evaluator knows of a reduction at `at`."""
+        flat = self.space.kept(at)
 
-            self.space.evaluator.given[n.output] = known
+        def known(here: Indices) -> Element:
+            assert ix.linearize(here, node.output.shape) == flat, "not element by element"
+            return result
+
+        self.space.evaluator.given[node.output] = known
 
     def finish(self, at: At, values: Results) -> None:
         """Run the epilogue on the results at `at` and store."""
