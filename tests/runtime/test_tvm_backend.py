@@ -9,7 +9,7 @@ from hornfels.ir import Builder, evaluate, sugar
 from hornfels.ir.errors import ArgumentError, DTypeError, LoweringError, ShapeError
 from hornfels.ir.op import get
 from hornfels.ir.types import f32, symbol
-from hornfels.runtime.executable import make_backend
+from hornfels.runtime.executable import BackendOptions, make_backend
 from hornfels.runtime.tvm_backend import ALIGNMENT, TvmBackend, aligned, aligned_empty
 
 
@@ -43,7 +43,7 @@ X = np.linspace(0, 1, 35, dtype=np.float32).reshape(5, 7)
 def test_it_is_the_backend_named_tvm():
     assert isinstance(make_backend("tvm"), TvmBackend)
     with pytest.raises(LoweringError, match="target"):
-        make_backend("tvm", "toaster")
+        make_backend("tvm", BackendOptions("toaster"))
 
 
 def test_runs_apply_updates_and_return_fresh_arrays(backend, executable):
