@@ -6,30 +6,10 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from .models import CLASSES, RESNET_BLOCKS
-
-
-class Residual(nn.Module):
-    """Two normalized 3x3 convolutions beside the identity, or beside a 1x1 convolution."""
-
-    def __init__(self, channels: int, filters: int, stride: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            *_normalized_conv(channels, filters, 3, stride),
-            nn.ReLU(inplace=True),
-            *_normalized_conv(filters, filters, 3, 1),
-        )
-        same = (channels, 1) == (filters, stride)
-        self.shortcut = (
-            nn.Identity()
-            if same
-            else nn.Sequential(*_normalized_conv(channels, filters, 1, stride))
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.branch(x) + self.shortcut(x))
+from .bench_model import CLASSES
+from .small_models import RESNET_BLOCKS
+from .torch_large import LARGE_TORCH_MODELS, Residual, convolved
 
 
 class LastOfLSTM(nn.Module):
@@ -61,20 +41,15 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Two blocks on 64 tokens of width 128, averaged and classified."""
+    """Blocks on tokens that are vectors, averaged and classified."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 128, heads: int = 4, depth: int = 2) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(Block(128, 4, 512), Block(128, 4, 512))
-        self.head = nn.Linear(128, CLASSES)
+        self.blocks = nn.Sequential(*(Block(width, heads, 4 * width) for _ in range(depth)))
+        self.head = nn.Linear(width, CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.blocks(x).mean(1))
-
-
-def _normalized_conv(channels: int, filters: int, kernel: int, stride: int) -> list[nn.Module]:
-    conv = nn.Conv2d(channels, filters, kernel, stride, padding=kernel // 2, bias=False)
-    return [conv, nn.BatchNorm2d(filters, eps=1e-3, momentum=0.01)]
 
 
 def _mlp() -> nn.Module:
@@ -95,9 +70,12 @@ def _cnn() -> nn.Module:
 
 def _resnet() -> nn.Module:
     channels = 16
-    layers = [*_normalized_conv(3, channels, 3, 1), nn.ReLU(inplace=True)]
+    layers = convolved(3, channels, 3, 1, nn.ReLU)
     for filters, stride in RESNET_BLOCKS:
-        layers.append(Residual(channels, filters, stride))
+        branch = convolved(channels, filters, 3, stride, nn.ReLU) + convolved(filters, filters, 3)
+        same = (channels, 1) == (filters, stride)
+        shortcut = None if same else convolved(channels, filters, 1, stride)
+        layers.append(Residual(branch, shortcut, activated=True))
         channels = filters
     return nn.Sequential(
         *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES)
@@ -110,4 +88,6 @@ TORCH_MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet": _resnet,
     "lstm": LastOfLSTM,
     "transformer": Transformer,
+    "transformer6": lambda: Transformer(256, 8, 6),
+    **LARGE_TORCH_MODELS,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..ir.errors import ArgumentError
 
@@ -30,6 +31,20 @@ def set_floatx(value: str) -> None:
     if value not in _FLOATS:
         raise ArgumentError(f"set_floatx: value must be one of {', '.join(_FLOATS)}, got {value!r}")
     _defaults.floatx = value
+
+
+def dtype_policy() -> Any:
+    """The dtype policy of layers that name none; that of `floatx` unless set."""
+    from . import dtype_policy as policies
+
+    return policies.dtype_policy()
+
+
+def set_dtype_policy(policy: Any) -> None:
+    """Set the dtype policy of layers that name none: `mixed_bfloat16`, or a dtype's name."""
+    from . import dtype_policy as policies
+
+    policies.set_dtype_policy(policy)
 
 
 def epsilon() -> float:

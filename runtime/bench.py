@@ -12,10 +12,12 @@ from pathlib import Path
 from rich.console import Console
 
 from ..benchmarks.engines import ENGINES
-from ..benchmarks.models import BENCH_MODELS
+from ..benchmarks.models import BENCH_MODELS, SETS
 from ..ir.errors import ArgumentError
 from .bench_measure import Options, measure
 from .bench_report import markdown, show
+
+POLICIES = ("float32", "mixed_bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     peers = [name for name, kind in ENGINES.items() if not kind.ours]
     parser.add_argument(
         "--models",
-        default=",".join(defaults.models),
-        help=f"comma-separated, from: {', '.join(BENCH_MODELS)} (default: all)",
+        default="small",
+        help=f"comma-separated, from: {', '.join((*BENCH_MODELS, *SETS))} (default: small)",
     )
     parser.add_argument(
         "--backends",
@@ -37,7 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="all",
         help=f"'all' that are installed, 'none', or comma-separated from: {', '.join(peers)}",
     )
-    parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
+    parser.add_argument(
+        "--batch-size", type=int, help="samples of a training step (default: by the model)"
+    )
+    parser.add_argument(
+        "--policy",
+        choices=POLICIES,
+        default=defaults.policy,
+        help="dtype policy of all engines; PyTorch's autocast for mixed_bfloat16",
+    )
     parser.add_argument("--rounds", type=int, default=defaults.rounds, help="timed rounds each")
     parser.add_argument(
         "--round-seconds",
@@ -62,18 +72,25 @@ def options_from(arguments: argparse.Namespace) -> Options:
     if chosen is None:
         chosen = _names("--peers", arguments.peers, peers)
     for option in ("batch_size", "rounds", "round_seconds"):
-        if not getattr(arguments, option) > 0:
+        given = getattr(arguments, option)
+        if given is not None and not given > 0:
             raise ArgumentError(
-                f"bench: --{option.replace('_', '-')} must be positive, "
-                f"got {getattr(arguments, option)}"
+                f"bench: --{option.replace('_', '-')} must be positive, got {given}"
             )
     return Options(
-        models=_names("--models", arguments.models, BENCH_MODELS),
+        models=_models(arguments.models),
         engines=(*_names("--backends", arguments.backends, ours), *chosen),
         batch_size=arguments.batch_size,
+        policy=arguments.policy,
         rounds=arguments.rounds,
         round_seconds=arguments.round_seconds,
     )
+
+
+def _models(text: str) -> tuple[str, ...]:
+    """Names of models and of sets of them, each model once."""
+    names = _names("--models", text, (*BENCH_MODELS, *SETS))
+    return tuple(dict.fromkeys(m for name in names for m in SETS.get(name, (name,))))
 
 
 def _names(option: str, text: str, legal: Iterable[str]) -> tuple[str, ...]:

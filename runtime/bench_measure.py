@@ -25,8 +25,10 @@ from typing import IO, Any
 import numpy as np
 from rich.console import Console
 
-from ..benchmarks.engines import ENGINES, EngineKind, cores
-from ..benchmarks.models import BENCH_MODELS, BenchModel
+from ..benchmarks.bench_model import BenchModel
+from ..benchmarks.engines import ENGINES, EngineKind
+from ..benchmarks.measuring import cores
+from ..benchmarks.models import BENCH_MODELS, SETS
 
 LOAD_TIMEOUT_SECONDS = 900
 ROUND_TIMEOUT_SECONDS = 300
@@ -46,29 +48,41 @@ class Options:
     engines
         Names of engines, in the order of the table.
     batch_size
-        Samples a step.
+        Samples a step; those of each model if None.
+    policy
+        The dtype policy of all models: `float32`, or `mixed_bfloat16`.
     rounds
         Timed rounds of each engine; the median counts.
     round_seconds
         Aimed length of a round; it decides the steps of a round.
     """
 
-    models: tuple[str, ...] = ("mlp", "cnn", "resnet", "lstm", "transformer")
+    models: tuple[str, ...] = SETS["small"]
     engines: tuple[str, ...] = tuple(ENGINES)
-    batch_size: int = 128
+    batch_size: int | None = None
+    policy: str = "float32"
     rounds: int = 7
     round_seconds: float = 0.5
+
+    def batches_of(self, model: BenchModel) -> tuple[int, int]:
+        """The samples of a training step and of a prediction."""
+        train = self.batch_size or model.batch_size
+        return train, model.predict_batch or train
 
 
 @dataclass
 class Measurement:
-    """Seconds a step of one engine on one model; `error` says why there are none."""
+    """Seconds a step of one engine on one model; `error` says why there are none.
+
+    `peak` is the memory in bytes that training takes at the most.
+    """
 
     engine: str
     model: str
     train: list[float] = field(default_factory=list)
     predict: list[float] = field(default_factory=list)
     first: float = math.nan
+    peak: float = math.nan
     notes: list[str] = field(default_factory=list)
     error: str = ""
 
@@ -125,11 +139,10 @@ class Worker:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def restart_if_ended(self) -> None:
-        """Start a new process where the last model brought the old one down."""
-        if self._process.poll() is not None:
-            self.stop()
-            self._start()
+    def restart(self) -> None:
+        """Start a new process, so that nothing of the last model is left."""
+        self.stop()
+        self._start()
 
     def ask(self, timeout: float, **request: Any) -> dict[str, Any]:
         """Send a request and wait for its answer.
@@ -216,8 +229,10 @@ def measure(options: Options, console: Console | None = None) -> Report:
             kinds.append(ENGINES[name])
     with contextlib.ExitStack() as stack:
         workers = {kind.name: _started(kind, stack) for kind in kinds}
-        for name in options.models:
+        for number, name in enumerate(options.models):
             say(f"[bold]{name}")
+            for worker in workers.values() if number else ():
+                worker.restart()
             _measure_model(BENCH_MODELS[name], workers, report, say)
     return report
 
@@ -234,18 +249,19 @@ def _measure_model(
     options = report.options
     rows = {name: Measurement(name, model.name) for name in workers}
     report.measurements += rows.values()
-    batches = _batches_for(model, options.batch_size)
+    batch_size, _ = options.batches_of(model)
+    batches = _batches_for(model, batch_size)
     steps: dict[tuple[str, str], int] = {}
     for name, worker in workers.items():
         row = rows[name]
-        worker.restart_if_ended()
         try:
             answer = worker.ask(
                 LOAD_TIMEOUT_SECONDS,
                 do="load",
                 model=model.name,
-                batch_size=options.batch_size,
+                batch_size=batch_size,
                 batches=batches,
+                policy=options.policy,
             )
             row.first, row.notes = answer["first"], answer["notes"]
             report.versions |= answer["versions"]
@@ -279,6 +295,8 @@ def _one_round(
             row.error = f"the loss is {answer['loss']}"
             return
         seconds.append(answer["seconds"] / count)
+        if kind == "train":
+            row.peak = np.fmax(row.peak, answer["peak"])
         yield max(_busy_seconds() - busy - answer["cpu_seconds"], 0.0) / answer["seconds"]
 
 

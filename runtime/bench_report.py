@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..benchmarks.engines import cores
+from ..benchmarks.measuring import cores
 from ..benchmarks.models import BENCH_MODELS
 from .bench_measure import MATMUL_SIZE, Measurement, Report
 
@@ -29,6 +29,7 @@ COLUMNS = (
     "limit",
     "to tvm",
     "first s",
+    "MB",
 )
 
 
@@ -37,12 +38,14 @@ def rows_of(report: Report, model: str) -> list[tuple[str, ...]]:
     measured = [m for m in report.of(model) if not m.error]
     base = next((m for m in measured if m.engine == "tvm"), Measurement("tvm", model))
     bench = BENCH_MODELS[model]
+    train, predict = report.options.batches_of(bench)
     return [
         (
             m.engine,
-            *_cells(m.train, base.train, bench.train_flops, report),
-            *_cells(m.predict, base.predict, bench.forward_flops, report),
+            *_cells(m.train, base.train, train * bench.train_flops, report),
+            *_cells(m.predict, base.predict, predict * bench.forward_flops, report),
             f"{m.first:.2f}",
+            "-" if math.isnan(m.peak) else f"{m.peak / 1e6:.0f}",
         )
         for m in measured
     ]
@@ -59,7 +62,7 @@ def _cells(
     """Median with half the distance of the quartiles, share of the limit, ratio to TVM's median."""
     median = statistics.median(seconds)
     low, high = np.percentile(seconds, [25, 75])
-    rate = flops * report.options.batch_size / median
+    rate = flops / median
     ratio = f"{median / statistics.median(base):.2f}x" if base else "-"
     time = f"{median * 1e3:.2f} ±{(high - low) / 2 / median:.0%}"
     return time, f"{rate / report.limit:.0%}", ratio
@@ -92,17 +95,20 @@ def facts_of(report: Report) -> list[str]:
         "Versions: " + ", ".join(f"{k} {v}" for k, v in sorted(report.versions.items())) + ".",
         f"Arithmetic limit: {report.limit / 1e9:.0f} GFLOP/s, the best f32 product of two "
         f"{MATMUL_SIZE}x{MATMUL_SIZE} matrices through NumPy's BLAS in the same run.",
-        f"Batch {options.batch_size}, f32, Adam, categorical cross-entropy.",
+        f"Dtype policy {options.policy}; Adam; mean squared error for autoencoder, categorical "
+        "cross-entropy for the others.",
         f"{options.rounds} interleaved rounds after a warm-up: medians, and half the distance of "
         "the quartiles.",
-        "limit: share of the arithmetic limit; to tvm: time divided by that of tvm.",
+        "limit: share of the arithmetic limit; to tvm: time divided by that of tvm; MB: the most "
+        "memory of a process in training, less that with its packages and the data loaded.",
     ]
     for name in options.models:
         bench = BENCH_MODELS[name]
-        work = options.batch_size / 1e9
+        train, predict = options.batches_of(bench)
         facts.append(
-            f"{name}: {bench.train_flops * work:.3f} GFLOP a training step, "
-            f"{bench.forward_flops * work:.3f} a prediction step (products and convolutions)."
+            f"{name}: {bench.train_flops * train / 1e9:.3f} GFLOP a training step of {train} "
+            f"samples, {bench.forward_flops * predict / 1e9:.3f} a prediction of {predict} "
+            "(products and convolutions)."
         )
     for name, modules in report.not_installed.items():
         facts.append(f"{name}: left out, {' and '.join(modules)} not installed.")
@@ -111,7 +117,7 @@ def facts_of(report: Report) -> list[str]:
     return facts
 
 
-# Eight columns in 80 characters.
+# Nine columns in 80 characters.
 _NARROW: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": 0, "show_edge": False}
 
 

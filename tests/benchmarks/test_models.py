@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hornfels.benchmarks.models import BENCH_MODELS, CLASSES
+import hornfels as hf
+from hornfels.benchmarks.bench_model import CLASSES
+from hornfels.benchmarks.models import BENCH_MODELS, SETS
 
 keras = pytest.importorskip("keras")
 
@@ -21,11 +23,78 @@ TRAINABLE = {
 }
 
 
-def test_the_five_models_are_there():
-    assert list(BENCH_MODELS) == ["mlp", "cnn", "resnet", "lstm", "transformer"]
+LARGE = {
+    "mobilenetv2": 3_504_872,
+    "resnet50": 25_557_032,
+    "efficientnetb0": 5_288_548,
+    "unet": 7_760_394,
+    "gru-text": 2_560_000 + 98_304 + 768 + 1_290,
+    "transformer6": 4_741_130,
+    "autoencoder": 40_518_480,
+}
 
 
-@pytest.fixture(params=list(BENCH_MODELS))
+def test_the_models_by_name():
+    assert SETS["small"] == ("mlp", "cnn", "resnet", "lstm", "transformer")
+    assert SETS["large"] == tuple(LARGE)
+    assert SETS["all"] == tuple(BENCH_MODELS)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_larger_models_learn_as_in_keras(name):
+    """At small sizes, from the same weights; `tvm` where a layer is in no other test."""
+    bench = BENCH_MODELS[name]
+    theirs, ours = bench.build(keras, **bench.small), bench.build(hf, **bench.small)
+    weights = [np.asarray(w) for w in theirs.weights]
+    x, y = bench.samples(3, tuple(theirs.input_shape[1:]))
+    predicted = theirs.predict_on_batch(x)
+    wanted = [np.ravel(theirs.train_on_batch(x, y))[0] for _ in range(2)]
+    for backend in ("eager", "tvm") if name in ("unet", "gru-text") else ("eager",):
+        ours.set_weights(weights)
+        ours.compile(**bench.training, backend=backend)
+        np.testing.assert_allclose(ours.predict_on_batch(x), predicted, rtol=2e-3, atol=1e-6)
+        found = [np.ravel(ours.train_on_batch(x, y))[0] for _ in range(2)]
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "multiply_adds"),
+    [("mobilenetv2", 300.8e6), ("resnet50", 4089e6), ("efficientnetb0", 385.9e6)],
+)
+def test_the_arithmetic_of_known_networks(name, multiply_adds):
+    """As torchvision counts it for its own."""
+    assert BENCH_MODELS[name].forward_flops == pytest.approx(2 * multiply_adds, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_torch_has_the_larger_models(name):
+    pytest.importorskip("torch")
+    from hornfels.benchmarks.torch_models import TORCH_MODELS
+
+    weights = sum(p.numel() for p in TORCH_MODELS[name]().parameters())
+    assert weights == LARGE[name]
+
+
+def test_torch_computes_images_of_all_sizes():
+    torch = pytest.importorskip("torch")
+    from hornfels.benchmarks.torch_models import TORCH_MODELS
+
+    with torch.no_grad():
+        for name in ("mobilenetv2", "resnet50", "efficientnetb0"):
+            assert TORCH_MODELS[name]().eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+        assert TORCH_MODELS["unet"]()(torch.zeros(1, 3, 32, 32)).shape == (1, CLASSES, 32, 32)
+
+
+def test_labels_are_classes_pixels_or_the_input():
+    x, y = BENCH_MODELS["unet"].samples(2, (4, 6, 3))
+    assert (x.shape, y.shape) == ((2, 4, 6, 3), (2, 4, 6, CLASSES))
+    x, y = BENCH_MODELS["gru-text"].samples(3)
+    assert (x.dtype, x.shape, x.max() < 20_000, y.shape) == (np.int32, (3, 200), True, (3, CLASSES))
+    x, y = BENCH_MODELS["autoencoder"].samples(2)
+    assert x is y
+
+
+@pytest.fixture(params=SETS["small"])
 def bench(request):
     return BENCH_MODELS[request.param]
 
@@ -93,11 +162,13 @@ def test_a_namespace_without_a_layer_is_refused():
 
 
 def test_batches_go_round():
-    from hornfels.benchmarks.engines import Batches
+    from hornfels.benchmarks.measuring import Batches
 
     data = Batches.random(BENCH_MODELS["mlp"], batch_size=4, count=3)
     again = Batches.random(BENCH_MODELS["mlp"], batch_size=4, count=3)
     np.testing.assert_array_equal(data.x, again.x)
+    assert data.of(None) is data
+    assert data.of(1).count == 12
     assert (data.count, data.x.shape, data.y.shape) == (3, (12, 784), (12, CLASSES))
     np.testing.assert_array_equal(data.batch(4)[0], data.x[4:8])
     assert np.shares_memory(data.batch(1)[0], data.x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hornfels.frontend import config, initializers, layers
+from hornfels.frontend import config, dtype_policy, initializers, layers
 from hornfels.ir.errors import ArgumentError
 
 
@@ -50,3 +50,12 @@ def test_the_layout_of_images_is_the_default_of_layers():
 def test_refusals(call, message):
     with pytest.raises(ArgumentError, match=message):
         call()
+
+
+def test_the_dtype_policy_of_layers_that_name_none(monkeypatch):
+    monkeypatch.setattr(dtype_policy, "_default", [])
+    config.set_dtype_policy("mixed_bfloat16")
+    assert config.dtype_policy().compute_dtype == "bfloat16"
+    assert (layers.Dense(2).variable_dtype, layers.Dense(2).compute_dtype) == (
+        "float32", "bfloat16"
+    )  # fmt: skip

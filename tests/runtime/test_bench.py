@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from hornfels.benchmarks.engines import ENGINES
+from hornfels.benchmarks.models import BENCH_MODELS, SETS
 from hornfels.ir.errors import ArgumentError
 from hornfels.runtime import bench, bench_measure
 from hornfels.runtime.bench_measure import (
@@ -36,12 +37,12 @@ for line in sys.stdin:
     elif name == "torch-eager" and request["do"] == "train":
         sys.exit("it broke")
     elif name == "torch-compile" and request["do"] == "train":
-        answer = {"seconds": 0.01, "cpu_seconds": 0.01, "loss": float("nan")}
+        answer = {"seconds": 0.01, "cpu_seconds": 0.01, "loss": float("nan"), "peak": 0.0}
     elif request["do"] == "load":
         answer = {"first": 1.5, "versions": {name: "1.0"}, "notes": ["a note"]}
     else:
         seconds = speed * request["steps"]
-        answer = {"seconds": seconds, "cpu_seconds": seconds, "loss": 2.3}
+        answer = {"seconds": seconds, "cpu_seconds": seconds, "loss": 2.3, "peak": 5e6}
     print(json.dumps(answer), flush=True)
 """
 
@@ -72,7 +73,7 @@ def test_rounds_are_interleaved_and_rotate(workers):
     assert tvm.train == pytest.approx([0.001, 0.001])
     assert eager.predict == pytest.approx([0.004, 0.004])
     assert len(report.foreign_cores) == 8
-    assert (tvm.first, tvm.notes) == (1.5, ["a note"])
+    assert (tvm.first, tvm.notes, tvm.peak) == (1.5, ["a note"], 5e6)
     asked = [line.split() for line in workers.read_text().splitlines()]
     timed = [(name, do, int(steps)) for name, do, *(steps,) in asked[-8:]]
     assert timed == [
@@ -116,7 +117,7 @@ def test_what_is_not_installed_is_left_out(workers, monkeypatch):
 def report() -> Report:
     options = Options(models=("mlp",), engines=("tvm", "torch-eager", "onnx"), batch_size=100)
     measurements = [
-        Measurement("tvm", "mlp", [0.002, 0.004, 0.003], [0.001], first=0.5),
+        Measurement("tvm", "mlp", [0.002, 0.004, 0.003], [0.001], first=0.5, peak=12e6),
         Measurement("torch-eager", "mlp", [0.006, 0.006, 0.0061], [0.0015], first=0.25),
         Measurement("onnx", "mlp", error="it broke"),
     ]
@@ -126,8 +127,8 @@ def report() -> Report:
 
 def test_the_table_has_medians_limits_and_ratios(report):
     assert rows_of(report, "mlp") == [
-        ("tvm", "3.00 ±17%", "100%", "1.00x", "1.00 ±0%", "125%", "1.00x", "0.50"),
-        ("torch-eager", "6.00 ±0%", "50%", "2.00x", "1.50 ±0%", "83%", "1.50x", "0.25"),
+        ("tvm", "3.00 ±17%", "100%", "1.00x", "1.00 ±0%", "125%", "1.00x", "0.50", "12"),
+        ("torch-eager", "6.00 ±0%", "50%", "2.00x", "1.50 ±0%", "83%", "1.50x", "0.25", "-"),
     ]
 
 
@@ -150,17 +151,26 @@ def test_terminal_and_markdown_say_the_same(report):
     assert "| torch-eager | 6.00 ±0% | 50% | 2.00x |" in document
 
 
+def test_batches_are_those_of_the_models():
+    options = Options()
+    assert options.batches_of(BENCH_MODELS["cnn"]) == (128, 128)
+    assert options.batches_of(BENCH_MODELS["resnet50"]) == (8, 1)
+    assert Options(batch_size=4).batches_of(BENCH_MODELS["resnet50"]) == (4, 1)
+
+
 def test_options():
     assert parse() == Options()
     options = parse("--models", "cnn,mlp", "--backends", "tvm", "--peers", "none", "--rounds", "3")
     assert (options.models, options.engines, options.rounds) == (("cnn", "mlp"), ("tvm",), 3)
+    assert parse("--models", "large,mlp,unet").models == (*SETS["large"], "mlp")
+    assert parse("--policy", "mixed_bfloat16").policy == "mixed_bfloat16"
     assert parse("--peers", "torch-eager").engines == ("eager", "onnx", "tvm", "torch-eager")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--models", "vgg"), "--models must be of mlp, cnn, resnet, lstm, transformer, got 'vgg'"),
+        (("--models", "vgg"), "--models must be of mlp, cnn, .*, small, large, all, got 'vgg'"),
         (("--peers", "tvm"), "--peers must be of keras-jax, .*, got 'tvm'"),
         (
             ("--backends", "torch-eager"),
