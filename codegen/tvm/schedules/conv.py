@@ -83,7 +83,7 @@ def conv(
     g = geometry
     sizes = positions(tuple(spatial), tuple(taps), g)
     if batch * math.prod(spatial) * math.prod(sizes) * channels * total:
-        if is_one_tap(tuple(taps), g):
+        if is_one_tap(tuple(taps), g) and one_tap.fits(x, w, g.strides):
             return one_tap.forward(x, w, sizes, g.strides, machine, epilogue)
         if _sees_all(tuple(spatial), tuple(taps), sizes, g):
             return _as_product(x, w, (batch, *sizes, total), machine, epilogue)
@@ -145,7 +145,7 @@ def conv_input_grad(
     g, rank = geometry, len(taps)
     sizes = emit.shape_of(dy)[1:-1]
     if math.prod(emit.shape_of(dy)) * channels:
-        if is_one_tap(tuple(taps), g):
+        if is_one_tap(tuple(taps), g) and one_tap.fits(dy, w, g.strides):
             return one_tap.input_grad(dy, w, input_shape, g.strides, machine, epilogue)
         if _sees_all(input_shape[1:-1], tuple(taps), sizes, g):
             return _gradient_as_product(dy, w, input_shape, machine, epilogue)
@@ -161,8 +161,9 @@ def conv_input_grad(
         _phase(dy, w, input_shape, phases, images, g, machine, epilogue)
         for phases in itertools.product(*axes)
     ]
-    few = len(parts) == 1 or input_shape[0] < machine.cores
-    if few or any(map(_is_depthwise, parts)):
+    if any(map(_is_depthwise, parts)):
+        return depthwise(*parts)
+    if len(parts) == 1 or input_shape[0] < machine.cores:
         return emit.seq(*map(_solve, parts))
     return correlate(*parts)  # image by image, so that one is read and written in the cache
 

@@ -19,7 +19,9 @@ from .. import bfloat, emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
 from . import one_tap
+from .axis import Axis
 from .conv import Geometry, extent, is_one_tap, positions
+from .depthwise_grad import DepthwiseGrad, depthwise_grad
 from .staging import Images, Ints, Stage, stage_bytes
 from .tile import (
     Epilogue,
@@ -71,12 +73,12 @@ def conv_kernel_grad(
     batch, *spatial, _ = emit.shape_of(x)
     g, dtype = geometry, accumulator(x, dy)
     epilogue = epilogue or store_to(out)
-    if is_one_tap(tuple(taps), g) and math.prod(emit.shape_of(x)) * math.prod(emit.shape_of(dy)):
+    some = math.prod(emit.shape_of(x)) * math.prod(emit.shape_of(dy)) * math.prod(taps) > 0
+    if some and is_one_tap(tuple(taps), g) and emit.dtype_of(x) == emit.dtype_of(dy) == dtype:
         return one_tap.kernel_grad(x, dy, g.strides, machine, epilogue)
     if _is_plain(g, rank=2) and pays_for_kernel(x, dy, taps, machine):
         offset = tuple(-low for low, _ in g.padding)
         return winograd_kernel_grad(KernelGradient(x, dy, offset, epilogue, machine))
-    lanes = machine.lanes(dtype)
     sizes = positions(tuple(spatial), tuple(taps), g)
     images = Images(
         x,
@@ -85,11 +87,11 @@ def conv_kernel_grad(
         g.input_dilation,
         dtype,
         machine,
-        slack=lanes if channels == 1 and g.groups % lanes else 0,
     )
-    depthwise = channels == 1 and total == g.groups > 1
+    if some and channels == 1 and total == g.groups > 1:
+        return _depthwise(images, dy, sizes, tuple(taps), g, epilogue)
     short = emit.dtype_of(x) == emit.dtype_of(dy) == bfloat.STORED
-    paired = short and bfloat.pairs_fit(machine) and not depthwise
+    paired = short and bfloat.pairs_fit(machine)
     if paired:
         images = replace(images, dtype=bfloat.PAIR, pairs="images")
         batch = -(-batch // 2)
@@ -108,6 +110,21 @@ def conv_kernel_grad(
     if math.prod(kernel_shape) == 0:
         return emit.NOTHING
     return bfloat.importing(_gradient(problem), machine) if paired else _gradient(problem)
+
+
+def _depthwise(
+    images: Images, dy: Buffer, sizes: Ints, taps: Ints, g: Geometry, epilogue: Epilogue
+) -> Stmt:
+    staged = any(step != 1 for step in g.input_dilation)
+    axes = tuple(
+        Axis(count, k, 0 if staged else -low, stride, dilation, extent if staged else size)
+        for count, k, low, stride, dilation, extent, size in zip(
+            sizes, taps, images.low, g.strides, g.kernel_dilation, images.extent, images.spatial,
+            strict=True,
+        )
+    )  # fmt: skip
+    problem = DepthwiseGrad(images, dy, axes, images.machine, epilogue)
+    return depthwise_grad(problem, staged=staged)
 
 
 def _is_plain(g: Geometry, rank: int) -> bool:
@@ -152,13 +169,8 @@ class _Problem:
         return math.prod(self.taps) * self.channels
 
     @property
-    def depthwise(self) -> bool:
-        """Whether each channel has one output: then a row of sums runs over the groups."""
-        return self.channels == self.outputs == 1 and self.groups > 1
-
-    @property
     def vectors(self) -> int:
-        return 1 if self.depthwise else choose_vectors(self.outputs, self.machine, self.dtype)
+        return choose_vectors(self.outputs, self.machine, self.dtype)
 
     @property
     def width(self) -> int:
@@ -166,13 +178,8 @@ class _Problem:
 
     @property
     def panels(self) -> int:
-        """Panels of outputs in a group, or of groups."""
-        return -(-(self.groups if self.depthwise else self.outputs) // self.width)
-
-    @property
-    def blocks(self) -> int:
-        """Groups that have sums of their own."""
-        return 1 if self.depthwise else self.groups
+        """Panels of outputs in a group."""
+        return -(-self.outputs // self.width)
 
     @property
     def work(self) -> int:
@@ -181,7 +188,7 @@ class _Problem:
     @property
     def padded(self) -> bool:
         """Whether cotangents are copied to rows of whole panels, in the dtype of the sums."""
-        whole = self.panels * self.width == (self.groups if self.depthwise else self.outputs)
+        whole = self.panels * self.width == self.outputs
         return not whole or emit.dtype_of(self.dy) != self.images.dtype
 
     @property
@@ -216,7 +223,7 @@ class _Room:
 
 def _gradient(problem: _Problem) -> Stmt:
     width = problem.panels * problem.width
-    sums_shape = (problem.tasks, problem.blocks, problem.rows, width)
+    sums_shape = (problem.tasks, problem.groups, problem.rows, width)
 
     def body(stage: Stage, cotangents: Buffer) -> Stmt:
         return emit.scratch(
@@ -246,7 +253,7 @@ def _with_cotangents(problem: _Problem, body: Callable[[Buffer], Stmt]) -> Stmt:
             problem.tasks,
             problem.slots,
             pixels,
-            problem.blocks * problem.panels * problem.width,
+            problem.groups * problem.panels * problem.width,
         )
         return emit.scratch("cotangents", shape, problem.images.dtype, body)
     total = problem.groups * problem.outputs
@@ -284,7 +291,7 @@ def _task(problem: _Problem, room: _Room, task: Index) -> Stmt:
 def _clear(problem: _Problem, sums: Buffer, task: Index) -> Stmt:
     zero, width = emit.constant(0, problem.dtype), problem.panels * problem.width
     return emit.nest(
-        (problem.blocks, problem.rows),
+        (problem.groups, problem.rows),
         lambda at: emit.strips(
             width, problem.lanes, lambda j: emit.store(sums, (task, *at, j), zero)
         ),
@@ -296,7 +303,7 @@ def _fill_cotangents(
 ) -> Stmt:
     if not problem.padded:
         return emit.NOTHING
-    columns = problem.groups if problem.depthwise else problem.outputs
+    columns = problem.outputs
     width, zero = problem.panels * problem.width, emit.constant(0, problem.images.dtype)
 
     def pixel(at: Place) -> Stmt:
@@ -320,7 +327,7 @@ def _fill_cotangents(
             emit.strips(width - columns, problem.lanes, lambda j: put(columns + j, zero)),
         )
 
-    return emit.nest((problem.blocks, math.prod(problem.sizes)), pixel)
+    return emit.nest((problem.groups, math.prod(problem.sizes)), pixel)
 
 
 # --- tiles -----------------------------------------------------------------------------------
@@ -337,7 +344,7 @@ def _tiles(problem: _Problem, room: _Room, task: Index, image: Index, count: Ind
 
         return _rows(problem, tile)
 
-    return emit.nest((problem.blocks, problem.panels), panel)
+    return emit.nest((problem.groups, problem.panels), panel)
 
 
 def _rows(problem: _Problem, tile: Callable[[Index, int, Callable[[int], Place]], Stmt]) -> Stmt:
@@ -400,8 +407,6 @@ def _tile(
 
         def left(row: int) -> Expr:
             channel = group * problem.channels + row_at(row)[-1]
-            if problem.depthwise:
-                channel = tile.ramp(number * problem.width)
             return room.stage.load(task, slot, image + slot, position(p, row), channel)
 
         def right(vector: int) -> Expr:
@@ -433,10 +438,10 @@ def _flat(p: Place, sizes: Ints) -> Index:
 
 def _add_up(problem: _Problem, sums: Buffer) -> Stmt:
     """Add the tasks' sums and hand the results to the epilogue."""
-    columns = problem.groups if problem.depthwise else problem.outputs
+    columns = problem.outputs
 
     def row(flat: Index) -> Stmt:
-        group, number = emit.unflatten(flat, (problem.blocks, problem.rows))
+        group, number = emit.unflatten(flat, (problem.groups, problem.rows))
 
         def element(j: Index) -> Stmt:
             total = sums[0, group, number, j]
@@ -448,6 +453,6 @@ def _add_up(problem: _Problem, sums: Buffer) -> Stmt:
 
         return emit.strips(columns, problem.lanes, element)
 
-    count = problem.blocks * problem.rows
+    count = problem.groups * problem.rows
     heavy = count * columns * problem.tasks > 1 << 18
     return (emit.parallel if heavy else emit.serial)(count, row)

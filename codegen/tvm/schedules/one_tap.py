@@ -18,6 +18,12 @@ _FEW = 4  # rows or columns up to which `matmul` has better ways
 _NARROW = ("float16", "uint16", "int8", "uint8")  # for their products the machine has its own
 
 
+def fits(x: Buffer, w: Buffer, strides: Ints) -> bool:
+    """Whether there is a product for this: with strides only if sums have the operands' dtype."""
+    dtype = accumulator(x, w)
+    return emit.dtype_of(x) == emit.dtype_of(w) == dtype or all(step == 1 for step in strides)
+
+
 def forward(
     x: Buffer, w: Buffer, sizes: Ints, strides: Ints, machine: Machine, epilogue: Epilogue
 ) -> Stmt:
@@ -51,8 +57,8 @@ def forward(
                 left,
                 lambda k, j: weights[k, j],
                 transposed=False,
-                staged=not every or narrow,
-                plain=not narrow,
+                staged=not every,
+                plain=emit.dtype_of(w) == accumulator(x, w),
                 dtype=accumulator(x, w),
                 machine=machine,
                 epilogue=flattened(epilogue, shape),
@@ -104,7 +110,7 @@ def input_grad(
                 lambda k, j: weights[j, k],
                 transposed=True,
                 staged=False,
-                plain=True,
+                plain=emit.dtype_of(w) == accumulator(dy, w),
                 dtype=accumulator(dy, w),
                 machine=machine,
                 epilogue=finish,

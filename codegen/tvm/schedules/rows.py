@@ -452,7 +452,7 @@ def _pack_across(
 ) -> Stmt:
     """Pack one vector of columns each of which lies along the sum: square blocks by shuffles."""
     (number, base), lanes = target, stripe.lanes
-    blocks = product.terms // lanes if count == lanes > 1 else 0
+    blocks = product.terms // lanes if count == lanes > 1 and product.plain else 0
 
     def block(index: Index) -> Stmt:
         k = index * lanes

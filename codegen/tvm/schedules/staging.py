@@ -42,8 +42,6 @@ class Images:
         What elements are converted to.
     machine : Machine
         For the width of copies.
-    slack : int
-        Elements that may be read beyond an image, by vectors that are not wholly used.
     pairs : {"", "channels", "images"}
         Of which neighbours an element is a pair; `dtype` is that of pairs then.
     """
@@ -54,7 +52,6 @@ class Images:
     dilation: Ints
     dtype: str
     machine: Machine
-    slack: int = 0
     pairs: str = ""
 
     @property
@@ -72,13 +69,13 @@ class Images:
         plain = all(low == 0 for low in self.low) and all(step == 1 for step in self.dilation)
         inside = all(need <= have for need, have in zip(self.extent, self.spatial, strict=True))
         same = self.pairs == "channels" or emit.dtype_of(self.source) == self.dtype
-        return plain and inside and same and self.slack == 0
+        return plain and inside and same
 
     @property
     def rows_shape(self) -> Ints:
         """Sizes of one image with its last axis and the channels merged."""
         sizes = self.spatial if self.in_place else self.extent
-        return (*sizes[:-1], sizes[-1] * self.channels + self.slack)
+        return (*sizes[:-1], sizes[-1] * self.channels)
 
     def staged(self, tasks: int, slots: int, body: Callable[[Stage], Stmt]) -> Stmt:
         """Give `body` a `Stage` with room for `slots` images of each task."""
