@@ -28,14 +28,17 @@ target triple = "<triple>"
 @busy = internal global i32 0, align 128       ; whether some thread has a job here
 @sleeping = internal global i32 0, align 128   ; workers that sleep, or are about to
 @started = internal global i32 0               ; whether this process has made its workers
-@spins = internal global i64 0                 ; looks at the ticket before a worker sleeps
-@patience = internal global i64 0              ; looks at what is pending before the caller does
+@spins = internal global i64 0                 ; looks before a waiting thread lets others run
+@worker_time = internal global i64 0           ; nanoseconds of that before a worker sleeps
+@caller_time = internal global i64 0           ; and before a caller does
 @whole = internal constant %env { ptr null, i32 1 }
 @unblocked = internal constant [16 x i64] [<signals>]
 
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_detach(i64)
 declare i32 @pthread_sigmask(i32, ptr, ptr)
+declare i32 @sched_yield()
+declare i32 @clock_gettime(i32, ptr)
 declare i64 @syscall(i64, ...)
 
 ; --- calls from kernels ---------------------------------------------------------------------------
@@ -44,6 +47,7 @@ declare i64 @syscall(i64, ...)
 ; iterations of the loop.
 define i32 @hornfels_launch(ptr %loop, ptr %data, i32 %unused) {
 entry:
+  %since = alloca i64
   %extent = load i32, ptr %data
   %alone = icmp ule i32 %extent, 1
   br i1 %alone, label %serial, label %try
@@ -103,20 +107,16 @@ compute:
   br label %wait
 
 wait:                                          ; for the chunks that workers have claimed
-  %looks = phi i64 [ 0, %compute ], [ %looked, %again ], [ %looked, %up ]
+  %looks = phi i64 [ 0, %compute ], [ %looked, %look ], [ %looked, %up ]
   %left = load atomic i32, ptr @pending acquire, align 4
   %done = icmp eq i32 %left, 0
   br i1 %done, label %finish, label %look
 
 look:
   %looked = add i64 %looks, 1
-  %limit = load i64, ptr @patience
-  %patient = icmp ult i64 %looked, %limit
-  br i1 %patient, label %again, label %sleep
-
-again:
-  call void @pause()
-  br label %wait
+  %time = load i64, ptr @caller_time
+  %tired = call i1 @pass_time(i64 %looks, ptr %since, i64 %time)
+  br i1 %tired, label %sleep, label %wait
 
 sleep:                                         ; the worker may need this very processor
   store atomic i32 1, ptr @waiting seq_cst, align 4
@@ -202,24 +202,21 @@ done:
 ; A worker; its argument says whether it claims from the front.
 define internal ptr @work(ptr %argument) {
 entry:
+  %since = alloca i64
   %number = ptrtoint ptr %argument to i64
   %from_front = icmp ne i64 %number, 0
   br label %look
 
 look:
-  %looks = phi i64 [ 0, %entry ], [ %looked, %again ], [ 0, %look ], [ 0, %up ]
+  %looks = phi i64 [ 0, %entry ], [ %looked, %idle ], [ 0, %look ], [ 0, %up ]
   %any = call i1 @claim_all(i1 %from_front)
   br i1 %any, label %look, label %idle
 
 idle:
   %looked = add i64 %looks, 1
-  %limit = load i64, ptr @spins
-  %patient = icmp ult i64 %looked, %limit
-  br i1 %patient, label %again, label %sleep
-
-again:
-  call void @pause()
-  br label %look
+  %time = load i64, ptr @worker_time
+  %tired = call i1 @pass_time(i64 %looks, ptr %since, i64 %time)
+  br i1 %tired, label %sleep, label %look
 
 sleep:                                         ; until another job comes than the one seen last
   atomicrmw add ptr @sleeping, i32 1 seq_cst
@@ -239,6 +236,36 @@ down:
 up:
   atomicrmw sub ptr @sleeping, i32 1 seq_cst
   br label %look
+}
+
+; Pass some time between two looks, of which this is the one of that number: first at once ready,
+; then so that whoever wants this processor gets it. Whether it is time to sleep.
+define internal i1 @pass_time(i64 %looks, ptr %since, i64 %time) {
+entry:
+  %spins = load i64, ptr @spins
+  %fresh = icmp ult i64 %looks, %spins
+  br i1 %fresh, label %spin, label %yield
+
+spin:
+  call void @pause()
+  ret i1 false
+
+yield:
+  %begins = icmp eq i64 %looks, %spins
+  br i1 %begins, label %begin, label %continue
+
+begin:
+  %start = call i64 @now()
+  store i64 %start, ptr %since
+  br label %continue
+
+continue:
+  call i32 @sched_yield()
+  %then = load i64, ptr %since
+  %now = call i64 @now()
+  %passed = sub i64 %now, %then
+  %tired = icmp sge i64 %passed, %time
+  ret i1 %tired
 }
 
 ; Make the workers. They take no signals, except those that tell of a fault of their own.
@@ -286,9 +313,10 @@ define void @hornfels_forked() {
   ret void
 }
 
-define void @hornfels_set_spins(i64 %spins, i64 %patience) {
+define void @hornfels_set_patience(i64 %spins, i64 %worker, i64 %caller) {
   store i64 %spins, ptr @spins
-  store i64 %patience, ptr @patience
+  store i64 %worker, ptr @worker_time
+  store i64 %caller, ptr @caller_time
   ret void
 }
 
@@ -318,6 +346,18 @@ define i64 @hornfels_mode() {
 }
 
 ; --- Linux ----------------------------------------------------------------------------------------
+
+; Nanoseconds (CLOCK_MONOTONIC).
+define internal i64 @now() {
+  %place = alloca [2 x i64]
+  call i32 @clock_gettime(i32 1, ptr %place)
+  %seconds = load i64, ptr %place
+  %rest_at = getelementptr i64, ptr %place, i32 1
+  %rest = load i64, ptr %rest_at
+  %whole = mul i64 %seconds, 1000000000
+  %all = add i64 %whole, %rest
+  ret i64 %all
+}
 
 ; Sleep until woken, but only if the word has the value (FUTEX_WAIT_PRIVATE).
 define internal void @sleep_while(ptr %word, i32 %value) {

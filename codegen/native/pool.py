@@ -18,13 +18,16 @@ import llvmlite.binding as llvm
 from . import jit
 from .processor import host_processor
 
-SPIN_SECONDS = 1e-3
-"""How long an idle worker looks for work before it sleeps: it bridges the serial kernels of a step
+SPIN_SECONDS = 2e-5
+"""How long a thread that waits only looks; then it lets others run on its processor meanwhile."""
+
+WORKER_SECONDS = 1e-3
+"""How long it does so before it sleeps if it is a worker: it bridges the serial kernels of a step
 and what Python does between two steps, as waking up takes some 50 microseconds."""
 
-PATIENCE_SECONDS = 5e-5
-"""How long a caller looks whether the last chunks are done before it sleeps: a worker that takes
-longer has lost its processor, perhaps to the caller."""
+CALLER_SECONDS = 1e-4
+"""The same for a caller that waits for the last chunks: a worker that takes longer has lost its
+processor, and gets the caller's if that sleeps."""
 
 CHUNKS = 16
 """Chunks for each thread that a loop is cut in at most."""
@@ -32,7 +35,7 @@ CHUNKS = 16
 _MOST_THREADS = 1024
 _FAULTS = (4, 5, 6, 7, 8, 11)  # signals of a fault in the thread itself
 _EXPORTS = (
-    "hornfels_launch", "hornfels_run", "hornfels_forked", "hornfels_set_spins",
+    "hornfels_launch", "hornfels_run", "hornfels_forked", "hornfels_set_patience",
     "hornfels_spin", "hornfels_mode",
 )  # fmt: skip
 
@@ -52,7 +55,7 @@ class Pool:
         jit.keep_forever(self._library)  # workers run in it until the process ends
         forked = ctypes.CFUNCTYPE(None)(self._library["hornfels_forked"])
         os.register_at_fork(after_in_child=forked)
-        self.set_spin_seconds(SPIN_SECONDS, PATIENCE_SECONDS)
+        self.set_patience(SPIN_SECONDS, WORKER_SECONDS, CALLER_SECONDS)
 
     @property
     def launch(self) -> int:
@@ -72,14 +75,15 @@ class Pool:
         """The mode of floating-point arithmetic of the calling thread."""
         return ctypes.CFUNCTYPE(ctypes.c_uint64)(self._library["hornfels_mode"])()
 
-    def set_spin_seconds(self, worker: float, caller: float) -> None:
-        """Set how long a worker, and a caller, look for a change before they sleep."""
-        one = self._spin_seconds
-        set_spins = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)
-        set_spins(self._library["hornfels_set_spins"])(int(worker / one), int(caller / one))
+    def set_patience(self, spin: float, worker: float, caller: float) -> None:
+        """Set how many seconds a thread that waits looks, and then lets others run; see above."""
+        set_patience = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(
+            self._library["hornfels_set_patience"]
+        )
+        set_patience(int(spin / self._look_seconds), int(worker * 1e9), int(caller * 1e9))
 
     @cached_property
-    def _spin_seconds(self) -> float:
+    def _look_seconds(self) -> float:
         """What one look takes, the best of some tries."""
         spin = ctypes.CFUNCTYPE(None, ctypes.c_int64)(self._library["hornfels_spin"])
         times = []

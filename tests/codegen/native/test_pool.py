@@ -42,7 +42,7 @@ def test_very_many_launches(loops, threads):
 
 def test_workers_that_sleep_are_woken_and_not_waited_for(loops):
     pool = Pool(4)
-    pool.set_spin_seconds(0.0, 0.0)  # workers sleep at once, and so does a caller
+    pool.set_patience(0.0, 0.0, 0.0)  # workers sleep at once, and so does a caller
     counters = np.zeros(16, np.int32)
     for _ in range(300):
         run(pool, loops["run_count"], counters, 16, 10)
