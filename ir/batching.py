@@ -74,6 +74,12 @@ def _node(node: Node, operands: Sequence[Batched], size: Size) -> list[Batched]:
     return [x if isinstance(x, Batched) else Batched(x, True) for x in found]
 
 
+def has_rule(node: Node) -> bool:
+    """Whether a batch of the node is one node or a few, not one for each example in turn."""
+    name = node.op.name
+    return node.op.kind == "elementwise" or name in _MOVED or name in _RULES or not node.inputs
+
+
 def _repeated(x: Batched, size: Size) -> Value:
     return x.value if x.many else broadcast_to(x.value, (size, *x.value.shape))
 

@@ -17,10 +17,12 @@ and a product that only goes into a sum leaves it behind, as one product over ro
       return %dw + %3, %2                         }
     }                                             %dw = %dw0 + matmul[transpose_a](%xs, %gs)
 
+A product that only goes into what is stacked leaves it behind, too (`sink-product`).
+
 What leaves a loop must be stored for all its steps. `hoist-product` takes the minimum cut
 (`ir/residuals.py`): of all sets of values behind which no such product is left, the one of the
 fewest bytes, so that a bias is added outside and gates are not split there. It stays in the loop
-if it has few operations for each byte that it makes, `sink-sum` if a step alone sums many terms,
+if it has few operations for each byte that this stores, `sink-sum` if a step alone sums many terms,
 and both if they would store more than `LIMIT` bytes and than four times what goes in and out of
 the loop anyway, or if the loop was told to compute again rather than to store.
 """
@@ -29,10 +31,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from ..ir.batching import batch
+from ..ir.batching import batch, has_rule
 from ..ir.graph import Node, Value, is_among, outline, reachable
 from ..ir.op import get
 from ..ir.residuals import SYMBOL, residuals
@@ -212,6 +214,26 @@ class _Behind:
         is_zero = number_of(start) == 0
         return Derived(tuple(self.used), make if is_zero else lambda find: start + make(find))
 
+    def value(self, value: Value, late: Collection[Node]) -> Derived | None:
+        """`value` for all steps outside, of which the nodes in `late` are computed there."""
+        self.used = []
+        made = {out for node in late for out in node.outputs}
+        read = dict.fromkeys(v for node in late for v in node.inputs if v not in made)
+        same = [v for v in read if leaves([v]) <= set(self.shared)]
+        each = [v for v in read if not is_among(v, same)]
+        many = [self._stacked(v) for v in each]
+        step = outline("behind", {v: f"p{i}" for i, v in enumerate([*each, *same])}, {"r": value})
+        if not all(map(has_rule, step.nodes)):
+            return None
+        length = _length(self.loop)
+
+        def make(find: Find) -> Value:
+            shared = recomputed(same, self.shared)
+            arguments = [*(each(find) for each in many if each), *shared]
+            return batch(step, arguments, [i < len(many) for i in range(len(arguments))], length)[0]
+
+        return Derived(tuple(self.used), make)
+
     def _total(self, value: Value) -> Make | None:
         node = value.node
         if node is None:
@@ -284,7 +306,7 @@ class _Behind:
 
 
 _LINEAR = frozenset({"transpose", "reshape", "neg", "cast", "add", "sub", "pad", "slice",
-                     "broadcast"})  # fmt: skip
+                     "broadcast", "concat"})  # fmt: skip
 """Ops of which a sum of results is the result of the sums; a pad with zeros."""
 
 
@@ -304,5 +326,41 @@ def _terms_first(x: Value, axis: int) -> Value:
     return reshape(transpose(x, (1, 0, 2)), (sizes[0], steps * sizes[1]))
 
 
-VECTORIZE_RULES: dict[str, Any] = {"hoist-product": hoist_products, "sink-sum": sink_sums}
+def sink_products(loop: Loop, context: Context) -> bool:
+    """Compute products that only stacked results read for all steps behind the loop."""
+    if not _may_store(loop):
+        return False
+    early = set(reachable([c.next for c in loop.carries]))
+    behind = _Behind(loop)
+    found: dict[int, Derived] = {}
+    for stack in loop.stacks:
+        late = _from_products(stack.value, early)
+        if stack.value.node in late and (made := behind.value(stack.value, late)):
+            fresh = [s.value for s in made.stacks if s not in loop.stacks]
+            if _nbytes(fresh) <= _nbytes([stack.value]):
+                found[id(stack)] = made
+            else:
+                reason = f"{_nbytes(fresh)} bytes a step would be stored for {stack.value.type}"
+                context.refuse("sink-product", loop.node, reason)
+    if not found:
+        return False
+    stacks = dict.fromkeys(s for made in found.values() for s in made.stacks)
+    loop.stacks += [s for s in stacks if s not in loop.stacks]
+    loop.results = [found.get(id(r), r) for r in loop.results]
+    return True
+
+
+def _from_products(value: Value, early: set[Node]) -> dict[Node, None]:
+    """The products that no carry needs, and what is computed from them on the way to `value`."""
+    late: dict[Node, None] = {}
+    for node in reachable([value]):
+        is_product = node.op.name == "matmul" and node not in early
+        if is_product or any(v.node in late for v in node.inputs):
+            late[node] = None
+    return late
+
+
+VECTORIZE_RULES: dict[str, Any] = {
+    "hoist-product": hoist_products, "sink-sum": sink_sums, "sink-product": sink_products,
+}  # fmt: skip
 """In the order in which they run; nothing may edit the loop after the last."""

@@ -97,6 +97,16 @@ STAYS = {
                 ("a=%1\n    }", "a=%2\n    }")),
         "sink-sum", "a sum of exp f32[2,4] stays",
     ),
+    "factor-is-larger": (
+        changed("sink-product", ("[4,6]", "[4,2]"), ("[5,2,6]", "[5,2,2]"), ("2,6]", "2,2]"),
+                ("(2, 6)", "(2, 2)"), ("f32[6]", "f32[2]")),
+        "sink-product", "32 bytes a step would be stored for f32[2,2]",
+    ),
+    "product-is-needed-by-a-carry": (
+        changed("sink-product", ("f32[4,6]", "f32[4,4]"), ("2,6]", "2,4]"), ("(2, 6)", "(2, 4)"),
+                ("f32[6]", "f32[4]"), ("return h=%2", "return h=%5")),
+        "sink-product", "",
+    ),
     "padded-with-ones": (
         changed("sink-sum-scaled", ("transpose[permutation=(1, 0)](%2)",
                 "pad[low=(0, 0), high=(1, -1), interior=(0, 0), value=1.0](%2)")),
