@@ -55,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.round_seconds,
         help="aimed length of a round (default: %(default)s)",
     )
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="time every round once more while another process computes on one core",
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to FILE")
 
 
@@ -84,6 +89,7 @@ def options_from(arguments: argparse.Namespace) -> Options:
         policy=arguments.policy,
         rounds=arguments.rounds,
         round_seconds=arguments.round_seconds,
+        busy=arguments.busy,
     )
 
 

@@ -29,6 +29,7 @@ from ..benchmarks.bench_model import BenchModel
 from ..benchmarks.engines import ENGINES, EngineKind
 from ..benchmarks.measuring import cores
 from ..benchmarks.models import BENCH_MODELS, SETS
+from .bench_busy import one_busy_core
 
 LOAD_TIMEOUT_SECONDS = 900
 ROUND_TIMEOUT_SECONDS = 300
@@ -55,6 +56,8 @@ class Options:
         Timed rounds of each engine; the median counts.
     round_seconds
         Aimed length of a round; it decides the steps of a round.
+    busy
+        Whether to time every round once more while another process computes on one core.
     """
 
     models: tuple[str, ...] = SETS["small"]
@@ -63,6 +66,7 @@ class Options:
     policy: str = "float32"
     rounds: int = 7
     round_seconds: float = 0.5
+    busy: bool = False
 
     def batches_of(self, model: BenchModel) -> tuple[int, int]:
         """The samples of a training step and of a prediction."""
@@ -74,13 +78,16 @@ class Options:
 class Measurement:
     """Seconds a step of one engine on one model; `error` says why there are none.
 
-    `peak` is the memory in bytes that training takes at the most.
+    `peak` is the memory in bytes that training takes at the most; `busy_train` and `busy_predict`
+    are seconds while another process computed on one core.
     """
 
     engine: str
     model: str
     train: list[float] = field(default_factory=list)
     predict: list[float] = field(default_factory=list)
+    busy_train: list[float] = field(default_factory=list)
+    busy_predict: list[float] = field(default_factory=list)
     first: float = math.nan
     peak: float = math.nan
     notes: list[str] = field(default_factory=list)
@@ -119,10 +126,11 @@ def worker_command(kind: EngineKind) -> list[str]:
 
 
 class Worker:
-    """The process of one engine."""
+    """The process of one engine, which may use some of our cores or all."""
 
-    def __init__(self, kind: EngineKind) -> None:
+    def __init__(self, kind: EngineKind, cores: int | None = None) -> None:
         self.kind = kind
+        self.cores = cores
         self._start()
 
     def _start(self) -> None:
@@ -134,10 +142,14 @@ class Worker:
             stderr=self._log,
             text=True,
             env=_worker_environment(),
+            preexec_fn=self._keep_to_cores if self.cores else None,
         )
         self._answers: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def _keep_to_cores(self) -> None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: self.cores])
 
     def restart(self) -> None:
         """Start a new process, so that nothing of the last model is left."""
@@ -275,29 +287,47 @@ def _measure_model(
         names = [name for name in workers if not rows[name].error]
         first = number % max(len(names), 1)  # another engine each time
         for name in names[first:] + names[:first]:
-            report.foreign_cores += _one_round(workers[name], rows[name], steps)
+            report.foreign_cores += _one_round(workers[name], rows[name], steps, options.busy)
 
 
 def _one_round(
-    worker: Worker, row: Measurement, steps: dict[tuple[str, str], int]
+    worker: Worker, row: Measurement, steps: dict[tuple[str, str], int], with_busy: bool
 ) -> Iterator[float]:
     """Time both kinds of step; yields the cores that other processes used meanwhile."""
-    for kind, seconds in (("train", row.train), ("predict", row.predict)):
+    for kind, quiet, busy in (
+        ("train", row.train, row.busy_train),
+        ("predict", row.predict, row.busy_predict),
+    ):
         count = steps[row.engine, kind]
-        time.sleep(SETTLE_SECONDS)
-        busy = _busy_seconds()
-        try:
-            answer = worker.ask(ROUND_TIMEOUT_SECONDS, do=kind, steps=count)
-        except WorkerError as error:
-            row.error = str(error)
+        answer = _timed(worker, row, kind, count)
+        if answer is None:
             return
-        if kind == "train" and not math.isfinite(answer["loss"]):
-            row.error = f"the loss is {answer['loss']}"
-            return
-        seconds.append(answer["seconds"] / count)
-        if kind == "train":
-            row.peak = np.fmax(row.peak, answer["peak"])
-        yield max(_busy_seconds() - busy - answer["cpu_seconds"], 0.0) / answer["seconds"]
+        quiet.append(answer["seconds"] / count)
+        yield answer["foreign_cores"]
+        if with_busy:
+            with one_busy_core():
+                answer = _timed(worker, row, kind, count)
+            if answer is None:
+                return
+            busy.append(answer["seconds"] / count)
+
+
+def _timed(worker: Worker, row: Measurement, kind: str, count: int) -> dict[str, Any] | None:
+    """The worker's answer to a number of steps; None, and the row's error, if that is wrong."""
+    time.sleep(SETTLE_SECONDS)
+    before = _busy_seconds()
+    try:
+        answer = worker.ask(ROUND_TIMEOUT_SECONDS, do=kind, steps=count)
+    except WorkerError as error:
+        row.error = str(error)
+        return None
+    if kind == "train" and not math.isfinite(answer["loss"]):
+        row.error = f"the loss is {answer['loss']}"
+        return None
+    if kind == "train":
+        row.peak = np.fmax(row.peak, answer["peak"])
+    foreign = max(_busy_seconds() - before - answer["cpu_seconds"], 0.0)
+    return {**answer, "foreign_cores": foreign / answer["seconds"]}
 
 
 def _busy_seconds() -> float:

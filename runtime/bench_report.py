@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ..benchmarks.measuring import cores
 from ..benchmarks.models import BENCH_MODELS
+from .bench_busy import busy_core
 from .bench_measure import MATMUL_SIZE, Measurement, Report
 
 COLUMNS = (
@@ -54,6 +55,21 @@ def rows_of(report: Report, model: str) -> list[tuple[str, ...]]:
 def failures_of(report: Report, model: str) -> list[str]:
     """One line for each engine that gave no numbers on one model: which, and why."""
     return [f"{m.engine}: {m.error}" for m in report.of(model) if m.error]
+
+
+def busy_of(report: Report, model: str) -> list[str]:
+    """One line for each engine that was measured with a busy core: its times, and ratios."""
+    return [
+        f"{m.engine}: with one core busy, {_slowed(m.busy_train, m.train)} a training step, "
+        f"{_slowed(m.busy_predict, m.predict)} a prediction"
+        for m in report.of(model)
+        if m.busy_predict and not m.error
+    ]
+
+
+def _slowed(busy: Sequence[float], quiet: Sequence[float]) -> str:
+    median = statistics.median(busy)
+    return f"{median * 1e3:.2f} ms ({median / statistics.median(quiet):.2f}x)"
 
 
 def _cells(
@@ -102,6 +118,11 @@ def facts_of(report: Report) -> list[str]:
         "limit: share of the arithmetic limit; to tvm: time divided by that of tvm; MB: the most "
         "memory of a process in training, less that with its packages and the data loaded.",
     ]
+    if options.busy:
+        facts.append(
+            "With one core busy: each round once more while another process computed on core "
+            f"{busy_core()}; the median, and its ratio to that without."
+        )
     for name in options.models:
         bench = BENCH_MODELS[name]
         train, predict = options.batches_of(bench)
@@ -130,7 +151,7 @@ def show(report: Report, console: Console) -> None:
         for row in rows_of(report, model):
             table.add_row(*row)
         console.print(table)
-        _print_list(failures_of(report, model), console)
+        _print_list([*busy_of(report, model), *failures_of(report, model)], console)
     _print_list(facts_of(report), console)
 
 
@@ -147,7 +168,7 @@ def markdown(report: Report) -> str:
         lines += ["", f"## {model}", "", _markdown_row(COLUMNS)]
         lines.append(_markdown_row("---" if i == 0 else "---:" for i in range(len(COLUMNS))))
         lines += [_markdown_row(row) for row in rows_of(report, model)]
-        failures = failures_of(report, model)
+        failures = [*busy_of(report, model), *failures_of(report, model)]
         lines += [""] * bool(failures) + [f"- {failure}" for failure in failures]
     return "\n".join(lines) + "\n"
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,6 +16,7 @@ from hornfels.benchmarks.engines import ENGINES
 from hornfels.benchmarks.models import BENCH_MODELS, SETS
 from hornfels.ir.errors import ArgumentError
 from hornfels.runtime import bench, bench_measure
+from hornfels.runtime.bench_busy import busy_core, one_busy_core
 from hornfels.runtime.bench_measure import (
     Measurement,
     Options,
@@ -21,7 +25,7 @@ from hornfels.runtime.bench_measure import (
     WorkerError,
     measure,
 )
-from hornfels.runtime.bench_report import facts_of, failures_of, markdown, rows_of, show
+from hornfels.runtime.bench_report import busy_of, facts_of, failures_of, markdown, rows_of, show
 
 # Answers as the real worker does, and writes what it was asked to a file.
 SCRIPT = """
@@ -95,6 +99,35 @@ def test_a_failing_engine_is_reported_and_the_others_go_on(workers):
         assert [row[0] for row in rows_of(report, model)] == ["tvm"]
 
 
+def test_rounds_with_a_busy_core(workers):
+    options = Options(models=("mlp",), engines=("tvm",), rounds=2, round_seconds=0.01, busy=True)
+    report = measure(options)
+    (tvm,) = report.measurements
+    assert len(tvm.train) == len(tvm.busy_train) == len(tvm.busy_predict) == 2
+    assert len(report.foreign_cores) == 4  # of the quiet rounds
+    tvm.busy_train = [0.003, 0.0025]
+    line = "tvm: with one core busy, 2.75 ms (2.75x) a training step, 1.00 ms (1.00x) a prediction"
+    assert busy_of(report, "mlp") == [line]
+    assert line in markdown(report)
+    assert f"on core {busy_core()}" in markdown(report)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux pins processes to cores")
+def test_a_busy_core_is_busy_while_the_block_runs():
+    with one_busy_core():
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        (child,) = [int(c) for c in children if os.sched_getaffinity(int(c)) == {busy_core()}]
+        before = _ticks(child)
+        time.sleep(0.2)
+        assert _ticks(child) > before
+    assert not Path(f"/proc/{child}").exists()
+
+
+def _ticks(process: int) -> int:
+    """Processor time that a process has used, in Linux' units."""
+    return int(Path(f"/proc/{process}/stat").read_text().rsplit(")")[-1].split()[11])
+
+
 def test_a_worker_that_does_not_answer_is_stopped(monkeypatch):
     command = lambda _: [sys.executable, "-c", "import time; time.sleep(60)"]  # noqa: E731
     monkeypatch.setattr(bench_measure, "worker_command", command)
@@ -164,6 +197,7 @@ def test_options():
     assert (options.models, options.engines, options.rounds) == (("cnn", "mlp"), ("tvm",), 3)
     assert parse("--models", "large,mlp,unet").models == (*SETS["large"], "mlp")
     assert parse("--policy", "mixed_bfloat16").policy == "mixed_bfloat16"
+    assert parse("--busy").busy
     assert parse("--peers", "torch-eager").engines == ("eager", "onnx", "tvm", "torch-eager")
 
 
