@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import threading
@@ -27,6 +28,8 @@ def _the_linker() -> llvm.LLJIT:
         if _linker is None:
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
+            with contextlib.suppress(RuntimeError):  # where it is a part of the C library
+                llvm.load_library_permanently("libm.so.6")
             _linker = llvm.create_lljit_compiler(suppress_errors=True)
             keep_forever(_linker)
         return _linker

@@ -128,7 +128,10 @@ def _check(call: Call, kernels: Mapping[str, PrimFunc]) -> None:
 
 
 def _deduplicate(kernels: Mapping[str, PrimFunc]) -> tuple[dict[str, PrimFunc], dict[str, str]]:
-    """Keep one of each set of equal kernels; also return the name kept for every name."""
+    """Keep one of each set of equal kernels; also return the symbol of every name.
+
+    Symbols end in ``_kernel``, for a kernel may have the name of a function of the C library.
+    """
     kept: dict[str, PrimFunc] = {}
     names: dict[str, str] = {}
     by_hash: dict[int, list[str]] = {}
@@ -137,9 +140,10 @@ def _deduplicate(kernels: Mapping[str, PrimFunc]) -> tuple[dict[str, PrimFunc], 
         group = by_hash.setdefault(tvm_ffi.structural_hash(anonymous), [])
         same = next((n for n in group if tvm_ffi.structural_equal(kept[n], anonymous)), None)
         if same is None:
-            kept[name] = anonymous
-            group.append(name)
-        names[name] = same or name
+            same = f"{name}_kernel"
+            kept[same] = anonymous
+            group.append(same)
+        names[name] = same
     return kept, names
 
 

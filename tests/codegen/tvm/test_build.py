@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from native import TARGET, aligned, run_function
+from tvm import tirx
 
 from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.build import build, source
@@ -44,8 +45,20 @@ def test_equal_kernels_are_compiled_once():
     calls = [Call(name, (Address(0), Address(0, 256))) for name in ("a", "b", "c")]
     code = source({"a": add(1.0), "b": add(1.0), "c": add(2.0)}, calls, TARGET)
     defined = [line for line in code.splitlines() if line.startswith("define")]
-    names = [name for name in "abc" if any(f"@{name}(" in line for line in defined)]
+    names = [name for name in "abc" if any(f"@{name}_kernel(" in line for line in defined)]
     assert names == ["a", "c"]
+
+
+def test_a_kernel_may_have_the_name_of_a_function_of_the_c_library():
+    x, y = emit.buffer("x", (37,)), emit.buffer("y", (37,))
+    body = emit.serial(
+        37, lambda i: emit.store(y, (i,), tirx.call_pure_extern("float32", "fmodf", x[i], x[0]))
+    )
+    kernels = {"fmodf": emit.kernel("fmodf", [x, y], body)}
+    array, result = (aligned(np.arange(3, 40, dtype=np.float32)) for _ in range(2))
+    program = build(kernels, [Call("fmodf", (Address(0), Address(1)))], TARGET)
+    program.run([array.ctypes.data, result.ctypes.data])
+    np.testing.assert_array_equal(result, np.arange(37) % 3)
 
 
 def test_scratch_becomes_one_workspace():

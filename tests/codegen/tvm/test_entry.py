@@ -53,4 +53,4 @@ def test_kernels_are_called_and_not_inlined(compiled):
     text = source(lowered.kernels, lowered.statements, target)
     entry = re.search(r"define [^\n]*@hornfels_entry\(.*?\n}", text, re.DOTALL)[0]
     for call in compiled.plan.calls:
-        assert f"@{call.kernel.name}(" in entry
+        assert f"@{call.kernel.name}_kernel(" in entry
