@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,10 @@ class BenchModel:
     def needs(self) -> list[str]:
         """The names of the layer classes that it uses."""
         return self.counted.used
+
+    def sized(self, **sizes: Any) -> BenchModel:
+        """The model with other sizes, which leave its inputs as they are."""
+        return replace(self, define=functools.partial(self.define, **sizes)) if sizes else self
 
     def missing_layers(self, namespace: Any) -> list[str]:
         """The layer classes that this model uses and `namespace.layers` does not have."""

@@ -33,6 +33,8 @@ class HornfelsEngine:
 
     def begin(self, policy: str) -> None:
         importlib.import_module("hornfels").config.set_dtype_policy(policy)
+        for name in ENGINES[self.backend].modules:  # peers import theirs here too
+            importlib.import_module(name)
 
     def load(self, model: BenchModel, data: Batches) -> float:
         hornfels = importlib.import_module("hornfels")

@@ -1,7 +1,8 @@
 """One engine in a process of its own: takes one JSON request a line, answers with one.
 
 `python -m hornfels.benchmarks.worker NAME` is started by `hornfels bench`. Requests:
-`{"do": "load", "model": ..., "batch_size": ..., "batches": ..., "policy": ...}`,
+`{"do": "load", "model": ..., "batch_size": ..., "batches": ..., "policy": ...}`, with
+`"sizes"` for the definition of a model of another size;
 `{"do": "train" | "predict", "steps": ...}` and `{"do": "quit"}`.
 
 With the time of training steps comes the most memory that the process had meanwhile, less what it
@@ -73,7 +74,7 @@ class Worker:
         return {"seconds": seconds, "cpu_seconds": cpu, "loss": loss, "peak": peak}
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
-        model = BENCH_MODELS[request["model"]]
+        model = BENCH_MODELS[request["model"]].sized(**request.get("sizes", {}))
         self.engine.begin(request["policy"])
         data = Batches.random(model, request["batch_size"], request["batches"])
         self.before = resident("VmRSS")
