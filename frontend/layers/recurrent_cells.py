@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -271,16 +271,9 @@ class LSTMCell(_UnitsCell):
     def _make_bias(self) -> Any:
         if not self.unit_forget_bias:
             return super()._make_bias()
-
-        def start(shape: Any, dtype: Any = None) -> Any:
-            parts = [self.bias_initializer((self.units,), dtype=dtype),
-                     initializers.get("ones")((self.units,), dtype=dtype),
-                     self.bias_initializer((2 * self.units,), dtype=dtype)]  # fmt: skip
-            return ops.concatenate(parts, axis=0)
-
         return self.add_weight(
-            shape=(4 * self.units,), initializer=start, regularizer=self.bias_regularizer,
-            constraint=self.bias_constraint, name="bias",
+            shape=(4 * self.units,), initializer=forget_bias(self, self.units),
+            regularizer=self.bias_regularizer, constraint=self.bias_constraint, name="bias",
         )  # fmt: skip
 
     def call(self, inputs: Any, states: Any, training: bool = False) -> Any:
@@ -394,6 +387,18 @@ class GRUCell(_UnitsCell):
         candidate = self.activation(ops.add(x_h, inner_h))
         h = ops.add(ops.multiply(z, h), ops.multiply(ops.subtract(1.0, z), candidate))
         return h, [h] if isinstance(states, list | tuple) else h
+
+
+def forget_bias(cell: Any, units: int) -> Callable[..., Any]:
+    """An initializer of the bias of an LSTM: its own, and 1 for the gate that forgets."""
+
+    def start(shape: Any, dtype: Any = None) -> Any:
+        parts = [cell.bias_initializer((units,), dtype=dtype),
+                 initializers.get("ones")((units,), dtype=dtype),
+                 cell.bias_initializer((2 * units,), dtype=dtype)]  # fmt: skip
+        return ops.concatenate(parts, axis=0)
+
+    return start
 
 
 def _masks_of_gates(cell: Any) -> int:

@@ -198,3 +198,33 @@ def test_cells_in_a_configuration():
 def test_refusals(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+ROWS = RNG.normal(size=(2, 3, 6, 2)).astype(np.float32)
+CLIPS = RNG.normal(size=(2, 3, 5, 4, 2)).astype(np.float32)
+SCANS = RNG.normal(size=(1, 2, 3, 2, 3, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("name", "arguments", "inputs"), [
+    ("ConvLSTM1D", {"strides": 2, "padding": "same", "use_bias": False}, ROWS),
+    ("ConvLSTM2D", {"return_sequences": True, "unit_forget_bias": False}, CLIPS),
+    ("ConvLSTM2D", {"padding": "same", "go_backwards": True, "return_sequences": True,
+                    "recurrent_activation": "hard_sigmoid", "dropout": 0.2}, CLIPS),
+    ("ConvLSTM3D", {"padding": "same"}, SCANS),
+])  # fmt: skip
+def test_convolutional_lstms_equal_keras(name, arguments, inputs, layer_oracle):
+    layer_oracle(name, {"filters": 3, "kernel_size": 2, **arguments}, inputs).check()
+
+
+def test_a_convolutional_lstm_drops_and_takes_images_with_channels_first():
+    layer = layers.ConvLSTM2D(3, 2, dropout=0.5, recurrent_dropout=0.5, return_state=True)
+    plain, dropped = layer(CLIPS), layer(CLIPS, training=True)
+    assert np.abs(plain[0] - dropped[0]).max() > 1e-3
+    first = layers.ConvLSTM2D(3, 2, data_format="channels_first", return_state=True)
+    moved = np.moveaxis(CLIPS, -1, 2).copy()
+    first(moved)
+    first.set_weights(layer.get_weights())
+    for a, b in zip(first(moved), plain, strict=True):
+        np.testing.assert_allclose(np.moveaxis(a, 1, -1), b, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ShapeError, match="sizes of images must be known"):
+        layers.ConvLSTM1D(2, 2)(KerasTensor((None, 3, None, 2)))
