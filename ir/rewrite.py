@@ -389,8 +389,11 @@ class Refusal:
     """A match that was not taken."""
 
     rule: str
-    node: str
+    node: Node
     reason: str
+
+    def __str__(self) -> str:
+        return f"at {_label(self.node)}: {self.reason}"
 
 
 @dataclass
@@ -414,11 +417,11 @@ class Report:
 
     def why_not(self, rule: str) -> list[str]:
         """The reasons why matches of a rule were refused."""
-        return [f"at {r.node}: {r.reason}" for r in self.refusals if r.rule == rule]
+        return list(dict.fromkeys(str(r) for r in self.refusals if r.rule == rule))
 
     def __str__(self) -> str:
         lines = [f"{count:5} x {name}" for name, count in self.fired.most_common()]
-        lines += [f"refused {r.rule} at {r.node}: {r.reason}" for r in self.refusals]
+        lines += dict.fromkeys(f"refused {r.rule} {r}" for r in self.refusals)
         return "\n".join([f"{sum(self.fired.values())} rewrites in {self.sweeps} sweeps", *lines])
 
 
@@ -440,6 +443,7 @@ class Rewriter:
         for rule in rules:
             for op in rule.root.ops:
                 self.by_op.setdefault(op, []).append(rule)
+        self._chosen: dict[tuple[Any, ...], tuple[Rule, ...]] = {}
 
     def run(self, graph: Graph) -> tuple[Graph, Report]:
         """The rewritten graph, and what was done."""
@@ -483,16 +487,15 @@ class Rewriter:
         takes one sweep.
         """
         report = sweep.report
-        for rule in () if report.budget.is_spent else self.by_op.get(now.op.name, ()):
+        for rule in () if report.budget.is_spent else self._candidates(before, now):
             node = now if rule.keeps_inner else before
-            if node is None or not may_match(rule.root, node):
-                continue
+            assert node is not None
             found = match(rule.root, node)
             if isinstance(found, Mismatch):
                 continue
             reason = _refusal(rule, found, sweep.graph, sweep.results)
             if reason:
-                report.refusals[Refusal(rule.name, _label(node), reason)] = None
+                report.refusals[Refusal(rule.name, node, reason)] = None
                 continue
             report.budget.begin(rule.name, node)
             outputs = _replace(rule, found, node, {} if node is now else sweep.replaced)
@@ -500,6 +503,23 @@ class Rewriter:
             report.budget.spend(rule.name, node, outputs)
             return outputs
         return now.outputs
+
+    def _candidates(self, before: Node | None, now: Node) -> tuple[Rule, ...]:
+        """The rules that a look at the operands' ops does not rule out; looked up by these."""
+        key = (_ops(before) if before else None, _ops(now))
+        chosen = self._chosen.get(key)
+        if chosen is None:
+            nodes = {True: now, False: before}
+            chosen = self._chosen[key] = tuple(
+                rule for rule in self.by_op.get(now.op.name, ())
+                if (node := nodes[rule.keeps_inner]) and may_match(rule.root, node)
+            )  # fmt: skip
+        return chosen
+
+
+def _ops(node: Node) -> tuple[str, ...]:
+    """What `may_match` looks at: the names of the node's op and of those of its operands."""
+    return (node.op.name, *[v.node.op.name if v.node else "" for v in node.inputs])
 
 
 @dataclass(eq=False)
@@ -549,9 +569,8 @@ def _replace(
 
 
 def _label(node: Node) -> str:
-    return f"{node.op.name}: {node.outputs[0].type}" + (
-        f" ({node.source})" if str(node.source) else ""
-    )
+    types = ", ".join(str(v.type) for v in node.outputs)
+    return f"{node.op.name}: {types}" + (f" ({node.source})" if str(node.source) else "")
 
 
 def explain(rule: Rule, graph: Graph) -> str:

@@ -105,11 +105,11 @@ def settings(**changes: object) -> Iterator[Settings]:
         _overrides.reset(token)
 
 
-def report(topic: str, text: str) -> None:
-    """Print a debug text on stderr if its topic is asked for."""
+def report(topic: str, *texts: object) -> None:
+    """Print debug texts on stderr if their topic is asked for; only then `str` makes them."""
     assert topic in TOPICS, topic
     if topic in current_settings().debug:
-        for line in text.splitlines():
+        for line in "\n".join(map(str, texts)).splitlines():
             print(f"[{topic}] {line}", file=sys.stderr)
 
 

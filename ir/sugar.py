@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import graph as _graph  # they import this module, and are complete when it is used
+from . import op as _registry
 from .errors import ArgumentError, DTypeError, OpenSizeError, ShapeError
 from .types import (
     Dim,
@@ -36,9 +38,7 @@ if TYPE_CHECKING:
 
 
 def _op(name: str) -> Op:
-    from .op import get
-
-    return get(name)
+    return _registry.get(name)
 
 
 def value(x: Any, dtype: Any = None) -> Value:
@@ -47,15 +47,14 @@ def value(x: Any, dtype: Any = None) -> Value:
     An object that stands for a Value (the frontend's Variable) says which by `__value__()`; a
     symbolic dimension is computed from the sizes of the graph's inputs.
     """
-    from .builder import constant
-    from .graph import Value
-
     if isinstance(x, Dim):
         x = _dimension(x)
-    elif not isinstance(x, Value) and hasattr(type(x), "__value__"):
+    elif not isinstance(x, _graph.Value) and hasattr(type(x), "__value__"):
         x = x.__value__()
-    if isinstance(x, Value):
+    if isinstance(x, _graph.Value):
         return x if dtype is None else cast(x, dtype)
+    from .builder import constant
+
     return constant(x, dtype)
 
 
@@ -245,13 +244,11 @@ def compare(name: str, x: Value, y: Any) -> Any:
 
 def is_operand(x: Any) -> bool:
     """Whether `x` is a tensor, an array, a number or a nest of such."""
-    from .graph import Value
-
     if isinstance(x, np.ndarray | np.generic):
         return x.dtype.kind not in "OSUMm"
     if isinstance(x, list | tuple):
         return bool(x) and all(map(is_operand, x))
-    return isinstance(x, Value | bool | int | float | Dim) or hasattr(type(x), "__value__")
+    return isinstance(x, _graph.Value | bool | int | float | Dim) or hasattr(type(x), "__value__")
 
 
 def divide(x: Any, y: Any) -> Value:

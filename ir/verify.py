@@ -10,8 +10,14 @@ from .graph import Graph, Node, Value
 from .op import REGISTRY
 
 
-def verify(graph: Graph) -> Graph:
+def verify(graph: Graph, *, types: bool = True) -> Graph:
     """Check a graph and return it.
+
+    Parameters
+    ----------
+    types : bool
+        Infer the type of every value again. A node infers its types when it is made, so this
+        finds only what was changed behind its back.
 
     Raises
     ------
@@ -22,10 +28,12 @@ def verify(graph: Graph) -> Graph:
     _check_names(graph)
     for node in graph.nodes:
         for region in node.regions.values():
-            verify(region)
+            verify(region, types=types)
     defined = set(graph.parameters)
     for node in graph.nodes:
         _check_node(graph, node, defined)
+        if types:
+            _check_types(graph, node)
         defined.update(node.outputs)
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         if value not in defined:
@@ -56,6 +64,10 @@ def _check_node(graph: Graph, node: Node, defined: set[Value]) -> None:
         if value not in defined:
             raise VerifyError(f"{name}: operand {position} ({value.type}) is used before it is "
                               "defined", where=node.source.where)  # fmt: skip
+
+
+def _check_types(graph: Graph, node: Node) -> None:
+    name = node.op.name
     try:
         inferred: tuple[Any, ...] = node.op.infer(*(v.type for v in node.inputs), **node.attrs)
     except HornfelsError as error:

@@ -53,7 +53,7 @@ def _label(node: Node) -> str:
 
 def _ill_formed(graph: Graph) -> str:
     try:
-        verify(graph)
+        verify(graph, types=current_settings().contracts)
     except VerifyError as error:
         return str(error)
     return ""
@@ -110,7 +110,8 @@ def _idle_regions(graph: Graph) -> str:
 
 
 WELL_FORMED = Property(
-    "well-formed", "Values are defined before they are used and of the types that ops infer.",
+    "well-formed", "Values are defined before they are used and, as is checked under the setting "
+    "`contracts`, still of the types that ops infer.",
     _ill_formed, always=True)  # fmt: skip
 NO_EQUAL_NODES = Property(
     "no-equal-nodes", "No two nodes compute the same from the same values.", _equal_nodes

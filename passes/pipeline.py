@@ -185,7 +185,7 @@ def stages(
             stage = _run(labels[i], each, graph, names[:i], budget)
         graph = stage.graph
         _write(folder, stage)
-        report("passes", str(stage.record))
+        report("passes", stage.record)
         yield stage
         if settings.stop_after in (each.name, stage.name):
             return
@@ -234,7 +234,7 @@ def _run(label: str, each: Pass, graph: Graph, before: Sequence[str], budget: Bu
     try:
         result, rules = apply(each, graph)
         if rules:
-            report("rules", str(rules))
+            report("rules", rules)
         check(each.name, result, complete=not budget.is_spent)
         check_interface(each.name, graph, result)
     except Exception as error:
@@ -314,6 +314,6 @@ def make_plan(graph: Graph) -> Plan:
     check("plan", graph)
     plan = plan_memory(graph, fuse(graph))
     check_plan(plan)
-    report("kernels", "\n".join(str(kernel.body) for kernel in plan.kernels))
-    report("memory", str(plan))
+    report("kernels", *(kernel.body for kernel in plan.kernels))
+    report("memory", plan)
     return plan

@@ -107,9 +107,7 @@ class _Round:
 
     def refuse(self, rule: str, node: Node, reason: str) -> None:
         """Note why a rule did not fire."""
-        label = f"{node.op.name}: {', '.join(str(v.type) for v in node.outputs)}"
-        where = f" ({node.source})" if str(node.source) else ""
-        self.report.refusals[Refusal(rule, label + where, reason)] = None
+        self.report.refusals[Refusal(rule, node, reason)] = None
 
     def visit(self, node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
         if node not in self.live:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..ir.graph import Graph
 from ..ir.rewrite import Report, Rewriter, Rule
@@ -42,4 +43,8 @@ class Simplify:
 
     def rewrite(self, graph: Graph) -> tuple[Graph, Report]:
         """The graph, and which rules fired or refused."""
-        return Rewriter(self.rules).run(graph)
+        return self._rewriter.run(graph)
+
+    @cached_property
+    def _rewriter(self) -> Rewriter:
+        return Rewriter(self.rules)

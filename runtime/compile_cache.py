@@ -105,7 +105,7 @@ class CompileCache:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            _tell(f"{path} cannot be read: {error}")
+            self._tell("cannot be read", error)
             return None
         found = _decode(key, contents)
         with contextlib.suppress(OSError):  # what lies in a read-only folder is used all the same
@@ -126,7 +126,7 @@ class CompileCache:
                 part.write_bytes(contents)
             self._evict()
         except (FileError, OSError) as error:
-            _tell(str(error))
+            self._tell("cannot be written", error)
 
     def entries(self) -> list[Entry]:
         """All programs, those used last first."""
@@ -139,6 +139,14 @@ class CompileCache:
         for entry in entries:
             entry.path.unlink(missing_ok=True)
         return len(entries)
+
+    def _tell(self, what: str, error: OSError) -> None:
+        """Log a problem once: it costs time, not results."""
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        problem = f"compile cache {self.folder} {what}: {cause.strerror or cause}"
+        if problem not in _told:
+            _told.add(problem)
+            _log.warning(problem)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"
@@ -246,10 +254,3 @@ def _head(rest: bytes | memoryview) -> bytes:
     """The first two lines of a file, by what follows them."""
     checksum = blake2b(rest, digest_size=_DIGITS // 2).hexdigest()
     return b"".join([_MAGIC, checksum.encode(), b"\n"])
-
-
-def _tell(problem: str) -> None:
-    """Log a problem once: it costs time, not results."""
-    if problem not in _told:
-        _told.add(problem)
-        _log.warning("compile cache: %s", problem)

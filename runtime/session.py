@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..ir import Graph, TensorType, symbol
+from ..ir.collector import rare_collection
 from ..ir.errors import ArgumentError, BackendError, ShapeError
 from ..ir.types import type_of
 from .data import Batch, size_of_batch, weights_of_classes
@@ -174,7 +175,7 @@ class CompiledModel:
         Its variables move to the backend's device at the first step that needs them, and can
         still be read and assigned through the model.
     backend : {"tvm", "onnx", "eager"}
-    target, memory_budget
+    options : BackendOptions
         For the `tvm` backend; see `hornfels.compile`.
 
     Raises
@@ -187,11 +188,10 @@ class CompiledModel:
         self,
         model: Trainable,
         backend: str = DEFAULT_BACKEND,
-        target: str = "cpu",
-        memory_budget: int | str | None = None,
+        options: BackendOptions = BackendOptions(),
     ) -> None:
         self.model = model
-        self.backend = make_backend(backend, BackendOptions.of(target, memory_budget))
+        self.backend = make_backend(backend, options)
         self.device = Device(self.backend.state())
         self.random = np.random.default_rng(model.shuffle_seed())
         self._steps: dict[Any, Step] = {}
@@ -217,7 +217,8 @@ class CompiledModel:
     def _traced(self, kind: str, types: Mapping[str, TensorType]) -> Step:
         key = (kind, self.model.trace_key(), tuple(sorted(types.items())))
         if key not in self._steps:
-            graph, variables = self.model.trace(kind, types)
+            with rare_collection():
+                graph, variables = self.model.trace(kind, types)
             self._steps[key] = Step(graph, variables, self.backend, self._pool)
         return self._steps[key]
 
@@ -386,15 +387,12 @@ def _open_sizes(found: TensorType, declared: TensorType) -> TensorType:
 
 
 def compile(
-    model: Any,
-    backend: str = DEFAULT_BACKEND,
-    target: str = "cpu",
-    memory_budget: int | str | None = None,
+    model: Any, backend: str = DEFAULT_BACKEND, options: BackendOptions = BackendOptions()
 ) -> CompiledModel:
     """Compile a model for a backend; see `hornfels.compile`."""
     if not all(hasattr(model, name) for name in ("pack", "trace", "trace_key")):
         raise ArgumentError(f"compile: expected a hornfels model, got {type(model).__name__}")
-    return CompiledModel(model, backend, target, memory_budget)
+    return CompiledModel(model, backend, options)
 
 
 def _logs(outputs: Mapping[str, np.ndarray], return_dict: bool) -> Any:

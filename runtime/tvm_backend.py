@@ -19,6 +19,7 @@ import numpy as np
 from ..codegen.native.host import host_cores
 from ..codegen.native.program import NativeProgram, load
 from ..ir import Graph
+from ..ir.collector import rare_collection
 from ..ir.errors import ArgumentError, DTypeError, LoweringError, ShapeError
 from ..ir.types import TensorType, type_of, u8
 from ..passes.pipeline import make_plan, optimize
@@ -344,8 +345,8 @@ class TvmBackend:
     def _compile(self, graph: Graph, sizes: Mapping[str, int]) -> TvmExecutable:
         from ..codegen.tvm.lower import compile_plan
 
-        plan = self._plan(graph, sizes)
-        return TvmExecutable.of(compile_plan(plan, self.target))
+        with rare_collection():
+            return TvmExecutable.of(compile_plan(self._plan(graph, sizes), self.target))
 
 
 def _require_fixed(graph: Graph, sizes: Mapping[str, int]) -> None:

@@ -7,16 +7,16 @@ somebody asks for it, and so is `tvm.relax`.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from ...ir.collector import rare_collection
 
 _RELAX = "tvm.relax"
 
@@ -51,7 +51,7 @@ def import_tvm() -> None:
     finder = _Without()
     sys.meta_path.insert(0, finder)
     try:
-        with _no_collection():
+        with rare_collection():
             tvm = importlib.import_module("tvm")
     finally:
         sys.meta_path.remove(finder)
@@ -65,15 +65,3 @@ def _attribute_of_tvm(name: str) -> Any:
     if name == "relax":
         return importlib.import_module(_RELAX)
     raise AttributeError(f"module 'tvm' has no attribute {name!r}")
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Making thousands of objects that stay makes the collector look at all of them for nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

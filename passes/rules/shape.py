@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...ir.errors import VerifyError
 from ...ir.graph import Value
 from ...ir.op import get
 from ...ir.rewrite import Rule, number_of
@@ -197,7 +198,8 @@ def _may_join(out: Value) -> bool | str:
 
 def _join(out: Value) -> Value:
     tiles = _tiles(out)
-    assert not isinstance(tiles, str)
+    if isinstance(tiles, str):
+        raise VerifyError(f"concat of what is added: {tiles}")
     (axis,) = _padded_axes(tiles[0])
     return get("concat")(*(v.node.inputs[0] for v in tiles if v.node), axis=axis)
 

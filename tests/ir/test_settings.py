@@ -59,8 +59,13 @@ def test_wrong_environment_is_refused(monkeypatch):
         current_settings()
 
 
+class Unprintable:
+    def __str__(self) -> str:
+        raise AssertionError("the text is made though nobody wants it")
+
+
 def test_report_prints_what_is_asked_for(capsys):
     with settings(debug=["memory"]):
-        report("memory", "a\nb")
-        report("rules", "c")
-    assert capsys.readouterr().err == "[memory] a\n[memory] b\n"
+        report("memory", "a\nb", 3)
+        report("rules", Unprintable())
+    assert capsys.readouterr().err == "[memory] a\n[memory] b\n[memory] 3\n"
