@@ -130,6 +130,7 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
 
 def _run_profile(arguments: argparse.Namespace) -> None:
     from .benchmarks.models import BENCH_MODELS
+    from .runtime.executable import BackendOptions
     from .runtime.profile import random_inputs
     from .runtime.session import compile
 
@@ -137,7 +138,7 @@ def _run_profile(arguments: argparse.Namespace) -> None:
     face = importlib.import_module(__package__)
     model = BENCH_MODELS[arguments.model].build(face) if known else load_model(arguments.model)
     batch = random_inputs(model.declared_types(arguments.kind), arguments.batch_size)
-    fast = compile(model, target=arguments.target)
+    fast = compile(model, options=BackendOptions.of(arguments.target))
     found = fast.profile_batch(arguments.kind, batch, arguments.steps)
     Console().print(found.table(arguments.rows))
     if arguments.trace:

@@ -15,6 +15,7 @@ def compile(
     target: str = "cpu",
     *,
     memory_budget: int | str | None = None,
+    tune: float = 0.0,
     static: Sequence[str] = (),
 ) -> Any:
     """Compile a model, or a function written over `ops`, for a backend.
@@ -39,6 +40,9 @@ def compile(
         For `tvm`: bytes that a step may take, or a text such as `"1.5 GiB"`: parameters, state,
         inputs, outputs and all that is temporary. To fit, values that the backward half of a
         training step needs are computed again rather than kept, the cheapest first.
+    tune : float
+        For `tvm`: seconds of a search, by measurement, for faster kernels, each time that a step
+        is compiled; the compile cache keeps what was found. It wants a quiet machine.
     static : sequence of str
         Names of a function's arguments whose numbers are part of the program rather than
         tensors. Truth values, strings, variables and other objects always are.
@@ -72,16 +76,17 @@ def compile(
     if isinstance(specs, str):
         specs, backend = None, backend or specs  # compile(model, "onnx")
     if model is None:
-        return _decorator(specs, backend, target, memory_budget=memory_budget, static=static)
+        return _decorator(specs, backend, target, memory_budget=memory_budget, tune=tune,
+                          static=static)  # fmt: skip
+    from ..runtime.executable import DEFAULT_BACKEND, BackendOptions
     from ..runtime.function import CompiledFunction
     from ..runtime.session import compile as compile_model
 
-    options: dict[str, Any] = {"target": target, "memory_budget": memory_budget}
-    if backend is not None:
-        options["backend"] = backend
+    options = BackendOptions.of(target, memory_budget, tune)
+    backend = backend or DEFAULT_BACKEND
     if callable(model) and not all(hasattr(model, n) for n in ("pack", "trace", "trace_key")):
-        return CompiledFunction(PythonFunction(model, specs, static), **options)
-    return compile_model(model, **options)
+        return CompiledFunction(PythonFunction(model, specs, static), backend, options)
+    return compile_model(model, backend, options)
 
 
 def _decorator(

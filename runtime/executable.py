@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -85,16 +86,26 @@ class BackendOptions:
         See `hornfels.compile`.
     memory_budget : int or None
         Bytes that a step may take, with parameters, state, inputs and outputs.
+    tune : float
+        Seconds of a measured search for faster kernels, for each step that is compiled.
     """
 
     target: str = "cpu"
     memory_budget: int | None = None
+    tune: float = 0.0
 
     @staticmethod
-    def of(target: str = "cpu", memory_budget: int | str | None = None) -> BackendOptions:
+    def of(
+        target: str = "cpu", memory_budget: int | str | None = None, tune: float = 0.0
+    ) -> BackendOptions:
         """As users give them; see `parse_bytes`."""
+        if not 0.0 <= tune < math.inf:
+            raise ArgumentError(f"tune must be a number of seconds, 0 or more, got {tune!r}")
         budget = None if memory_budget is None else parse_bytes(memory_budget)
-        return BackendOptions(target, budget)
+        return BackendOptions(target, budget, tune)
+
+
+DEFAULTS = BackendOptions()
 
 
 _UNITS = {"": 1, "B": 1} | {
@@ -138,7 +149,7 @@ def _eager(options: BackendOptions) -> Backend:
 def _tvm(options: BackendOptions) -> Backend:
     from .tvm_backend import TvmBackend
 
-    return TvmBackend(options.target, options.memory_budget)
+    return TvmBackend(options)
 
 
 def _onnx(options: BackendOptions) -> Backend:
@@ -163,11 +174,11 @@ DEFAULT_BACKEND = "tvm"
 def _require_defaults(backend: str, options: BackendOptions) -> None:
     if options.target != "cpu":
         raise BackendError(f'backend "{backend}" runs on target "cpu" only, got {options.target!r}')
-    if options != BackendOptions():
-        raise BackendError(f'backend "{backend}" has no memory budget; "tvm" has')
+    if options != DEFAULTS:
+        raise BackendError(f'backend "{backend}" knows no memory budget and no tuning; "tvm" does')
 
 
-def make_backend(name: str, options: BackendOptions = BackendOptions()) -> Backend:
+def make_backend(name: str, options: BackendOptions = DEFAULTS) -> Backend:
     """The backend of that name.
 
     Raises

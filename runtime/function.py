@@ -15,7 +15,7 @@ from ..ir import Graph
 from ..ir.errors import ArgumentError, ShapeError
 from ..ir.evaluate import match_type
 from ..ir.types import TensorType, type_of
-from .executable import DEFAULT_BACKEND, Backend, BackendOptions, Executable, make_backend
+from .executable import DEFAULT_BACKEND, DEFAULTS, Backend, BackendOptions, Executable, make_backend
 from .session import Device, Variable
 
 
@@ -108,18 +108,17 @@ class CompiledFunction:
     ----------
     function : PythonFunction
     backend : {"tvm", "onnx", "eager"}
-    target, memory_budget
-        See `compile`.
+    options : BackendOptions
+        See `hornfels.compile`.
     """
 
     def __init__(
         self,
         function: Traceable,
         backend: str = DEFAULT_BACKEND,
-        target: str = "cpu",
-        memory_budget: int | str | None = None,
+        options: BackendOptions = DEFAULTS,
     ) -> None:
-        self.backend = make_backend(backend, BackendOptions.of(target, memory_budget))
+        self.backend = make_backend(backend, options)
         self.device = Device(self.backend.state())
         self._function = function
         self._programs: dict[Any, Program] = {}

@@ -14,6 +14,7 @@ import numpy as np
 from ..ir import Builder, Graph
 from ..ir.types import f32
 from ..passes.work import Work
+from .executable import BackendOptions
 from .tvm_backend import TvmBackend
 
 _PRODUCT = 1024
@@ -66,7 +67,7 @@ def host_roofline(target: str = "cpu") -> Roofline:
     target : str
         As for `hornfels.compile`.
     """
-    backend = TvmBackend(target)
+    backend = TvmBackend(BackendOptions(target))
     machine = backend.target.machine
     near = machine.l2 * machine.cores
     far = max(machine.l3, near)

@@ -18,6 +18,7 @@ from ..ir.types import type_of
 from .data import Batch, size_of_batch, weights_of_classes
 from .executable import (
     DEFAULT_BACKEND,
+    DEFAULTS,
     OPEN,
     Backend,
     BackendOptions,
@@ -188,7 +189,7 @@ class CompiledModel:
         self,
         model: Trainable,
         backend: str = DEFAULT_BACKEND,
-        options: BackendOptions = BackendOptions(),
+        options: BackendOptions = DEFAULTS,
     ) -> None:
         self.model = model
         self.backend = make_backend(backend, options)
@@ -387,7 +388,7 @@ def _open_sizes(found: TensorType, declared: TensorType) -> TensorType:
 
 
 def compile(
-    model: Any, backend: str = DEFAULT_BACKEND, options: BackendOptions = BackendOptions()
+    model: Any, backend: str = DEFAULT_BACKEND, options: BackendOptions = DEFAULTS
 ) -> CompiledModel:
     """Compile a model for a backend; see `hornfels.compile`."""
     if not all(hasattr(model, name) for name in ("pack", "trace", "trace_key")):

@@ -26,10 +26,10 @@ from ..passes.pipeline import make_plan, optimize
 from ..passes.plan import Plan
 from .cache_key import cache_key
 from .compile_cache import Compilation, current_cache
-from .executable import OPEN
+from .executable import DEFAULTS, OPEN, BackendOptions
 
 if TYPE_CHECKING:  # they import TVM
-    from ..codegen.tvm.lower import Compiled
+    from ..codegen.tvm.lower import Choices, Compiled
     from ..codegen.tvm.target import Target
     from ..codegen.tvm.timing import Event, Timed
 
@@ -276,17 +276,16 @@ class TvmBackend:
 
     Parameters
     ----------
-    target : str
-        ``cpu`` with options; see `codegen.tvm.target.parse_target`.
-    memory_budget : int, optional
-        Bytes that a run may take, with inputs, outputs, state and constants.
+    options : BackendOptions
+        Its target is ``cpu`` with options; see `codegen.tvm.target.parse_target`.
     """
 
     name = "tvm"
     symbolic = False
 
-    def __init__(self, target: str = "cpu", memory_budget: int | None = None) -> None:
-        self.memory_budget = memory_budget
+    def __init__(self, options: BackendOptions = DEFAULTS) -> None:
+        self.options = options
+        target = options.target
         # Threads as of now, whatever the settings are when something is compiled.
         self._target = target if "-num-cores" in target else f"{target} -num-cores={host_cores()}"
         if target != "cpu":
@@ -315,7 +314,7 @@ class TvmBackend:
         cache = current_cache()
         if cache is None:
             return self._compile(graph, sizes)
-        key = cache_key(graph, sizes, self._target, memory_budget=self.memory_budget)
+        key = cache_key(graph, sizes, self._target, options=self.options)
         if found := cache.get(key):
             context = contextvars.copy_context()  # the settings in force here
             program, face = load(found.code), Face.of(graph, sizes)
@@ -336,17 +335,26 @@ class TvmBackend:
 
     def _plan(self, graph: Graph, sizes: Mapping[str, int]) -> Plan:
         optimized = optimize(graph.specialize(sizes))
-        if self.memory_budget is None:
+        if self.options.memory_budget is None:
             return make_plan(optimized)
         from .memory_budget import plan_within
 
-        return plan_within(optimized, self.memory_budget, self.target)
+        return plan_within(optimized, self.options.memory_budget, self.target)
 
     def _compile(self, graph: Graph, sizes: Mapping[str, int]) -> TvmExecutable:
         from ..codegen.tvm.lower import compile_plan
 
         with rare_collection():
-            return TvmExecutable.of(compile_plan(self._plan(graph, sizes), self.target))
+            plan = self._plan(graph, sizes)
+            return TvmExecutable.of(compile_plan(plan, self.target, self._choices(plan)))
+
+    def _choices(self, plan: Plan) -> Choices:
+        """What a search finds in the time that the user gives it."""
+        if not self.options.tune:
+            return {}
+        from .tune import tune
+
+        return tune(plan, self.target, self.options.tune)
 
 
 def _require_fixed(graph: Graph, sizes: Mapping[str, int]) -> None:

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 import tvm
+import tvm_ffi
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx import ForKind
@@ -416,6 +417,11 @@ def kernel(
         WORKSPACE: hoist.bytes, PARALLEL: hoist.parallel, ALIASED: aliased, PLAIN: plain,
     }  # fmt: skip
     return tirx.PrimFunc(parameters, body).with_attr({"global_symbol": name, **attributes})
+
+
+def structure(function: PrimFunc) -> int:
+    """Equal for kernels of equal code, whatever their variables are called."""
+    return int(tvm_ffi.structural_hash(function))
 
 
 def workspace_bytes(function: PrimFunc) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Value, is_among
+from ...ir.settings import current_settings, settings
 from ...passes import plan as plans
 from ...passes.plan import (
     MOMENTS,
@@ -91,7 +93,27 @@ class Lowered:
     workspace_bytes: int
 
 
-def compile_plan(plan: Plan, target: Target) -> Compiled:
+@dataclass(frozen=True)
+class Choice:
+    """What the templates of one kernel believe; a search may find that another belief is faster.
+
+    Attributes
+    ----------
+    machine : Machine
+        They size tiles, and share work out, by it.
+    winograd : bool
+        Whether convolutions may save products by minimal filtering.
+    """
+
+    machine: Machine
+    winograd: bool = True
+
+
+Choices = Mapping[str, Choice]
+"""Choices by the name of the kernel; the others are made for the target's machine."""
+
+
+def compile_plan(plan: Plan, target: Target, choices: Choices = MappingProxyType({})) -> Compiled:
     """Compile a plan for a target, and load the program into this process.
 
     Raises
@@ -99,7 +121,7 @@ def compile_plan(plan: Plan, target: Target) -> Compiled:
     LoweringError
         If a kernel holds what the native backend cannot express.
     """
-    lowered = lower_plan(plan, target)
+    lowered = lower_plan(plan, target, choices)
     program = build.build(lowered.kernels, lowered.statements, target)
     return Compiled(plan, program, lowered.workspace_bytes)
 
@@ -119,7 +141,7 @@ def compile_timed(plan: Plan, target: Target) -> tuple[Compiled, Timed]:
     return Compiled(plan, program, lowered.workspace_bytes), noted
 
 
-def lower_plan(plan: Plan, target: Target) -> Lowered:
+def lower_plan(plan: Plan, target: Target, choices: Choices = MappingProxyType({})) -> Lowered:
     """Make TIR of a plan.
 
     Raises
@@ -127,15 +149,7 @@ def lower_plan(plan: Plan, target: Target) -> Lowered:
     LoweringError
         If a kernel holds what the native backend cannot express.
     """
-    aliased = {call.kernel for owner, call in plan.kernel_calls() if owner.in_place(call)}
-    one_core = replace(target.machine, cores=1)
-    serial = set(_kernels_in_chunks(plan))
-    functions = {
-        kernel.name: lower_kernel(
-            kernel, one_core if kernel in serial else target.machine, aliased=kernel in aliased
-        )
-        for kernel in plan.kernels
-    }
+    functions = {kernel.name: function for kernel, function in _functions(plan, target, choices)}
     layout = _layout(plan)
     bases = {
         (space, i): Address(position)
@@ -146,12 +160,23 @@ def lower_plan(plan: Plan, target: Target) -> Lowered:
     return Lowered(functions, lowering.plan(plan, bases), lowering.workspace_bytes(plan))
 
 
-def _kernels_in_chunks(plan: Plan) -> Iterator[Kernel]:
+def _functions(plan: Plan, target: Target, choices: Choices) -> Iterator[tuple[Kernel, PrimFunc]]:
+    aliased = {call.kernel for owner, call in plan.kernel_calls() if owner.in_place(call)}
+    serial = set(serial_kernels(plan))
+    for kernel in plan.kernels:
+        choice = choices.get(kernel.name, Choice(target.machine))
+        cores = 1 if kernel in serial else choice.machine.cores
+        with settings(winograd=choice.winograd and current_settings().winograd):
+            machine = replace(choice.machine, cores=cores)
+            yield kernel, lower_kernel(kernel, machine, aliased=kernel in aliased)
+
+
+def serial_kernels(plan: Plan) -> Iterator[Kernel]:
     """The kernels that run on several threads at once, each on one."""
     for call in plan.calls:
         if isinstance(call, RegionCall):
             for body in call.bodies.values():
-                inside = body.plan.kernels if call.chunks > 1 else _kernels_in_chunks(body.plan)
+                inside = body.plan.kernels if call.chunks > 1 else serial_kernels(body.plan)
                 yield from inside
 
 

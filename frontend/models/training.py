@@ -36,7 +36,8 @@ class Trainer:
         self._version = 0
         self._state_names = StateNames()
         self._compiled: Any = None
-        self._backend: dict[str, Any] = {}  # options of the runtime
+        self._backend: str | None = None
+        self._options: dict[str, Any] = {}  # of the backend
         self._prediction_structure: Any = None
 
     # --- compile -----------------------------------------------------------------------------
@@ -56,6 +57,7 @@ class Trainer:
         backend: str | None = None,
         target: str = "cpu",
         memory_budget: int | str | None = None,
+        tune: float = 0.0,
     ) -> None:
         """Say how the model is trained.
 
@@ -68,7 +70,7 @@ class Trainer:
             The latter take the weights of examples into account.
         run_eagerly : bool
             Run on the `eager` backend: NumPy, op by op.
-        backend, target, memory_budget : optional
+        backend, target, memory_budget, tune : optional
             What `fit`, `evaluate` and `predict` run on; see `hornfels.compile`.
 
         Raises
@@ -81,9 +83,8 @@ class Trainer:
         objectives = Objectives(loss, loss_weights, metrics, weighted_metrics)
         self.optimizer = optimizers.get(optimizer)
         self._objectives = objectives
-        self._backend = {"target": target, "memory_budget": memory_budget}
-        if run_eagerly or backend is not None:
-            self._backend["backend"] = "eager" if run_eagerly else backend
+        self._backend = "eager" if run_eagerly else backend
+        self._options = {"target": target, "memory_budget": memory_budget, "tune": tune}
         self._compiled = None
         self._state_names = StateNames()
         self._changed()
@@ -350,9 +351,11 @@ class Trainer:
     def _runtime(self) -> Any:
         """This model on the backend that `compile` named."""
         if self._compiled is None:
-            from ...runtime import session
+            from ...runtime.executable import DEFAULT_BACKEND, BackendOptions
+            from ...runtime.session import CompiledModel
 
-            self._compiled = session.CompiledModel(self, **self._backend)
+            options = BackendOptions.of(**self._options)
+            self._compiled = CompiledModel(self, self._backend or DEFAULT_BACKEND, options)
         return self._compiled
 
     def fit(

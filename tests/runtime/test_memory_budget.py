@@ -83,7 +83,7 @@ def test_models_take_a_budget_when_they_are_compiled():
 
 @pytest.mark.parametrize("backend", ["eager", "onnx"])
 def test_other_backends_have_no_budget(backend):
-    with pytest.raises(BackendError, match=f'backend "{backend}" has no memory budget'):
+    with pytest.raises(BackendError, match=f'backend "{backend}" knows no memory budget'):
         hf.compile(deep_model(), backend=backend, memory_budget="1GB")
 
 

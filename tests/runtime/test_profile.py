@@ -60,7 +60,7 @@ def test_a_training_step(model, tmp_path):
     for old, variable in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(old, variable.numpy())
     assert found.steps == 5
-    assert found.graph == "sequential_train"
+    assert found.graph == f"{model.name}_train"
     assert sum(k.calls for k in found.kernels) == len(found.spans)
     assert {s.name for s in found.spans} == {k.name for k in found.kernels}
     assert all(0 < k.seconds <= found.seconds * 3 for k in found.kernels)
