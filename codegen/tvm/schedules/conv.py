@@ -260,6 +260,7 @@ def _phase(
         target,
         epilogue,
         machine,
+        transposed=True,
     )
 
 

@@ -76,8 +76,8 @@ def conv_kernel_grad(
     some = math.prod(emit.shape_of(x)) * math.prod(emit.shape_of(dy)) * math.prod(taps) > 0
     if some and is_one_tap(tuple(taps), g) and emit.dtype_of(x) == emit.dtype_of(dy) == dtype:
         return one_tap.kernel_grad(x, dy, g.strides, machine, epilogue)
-    if _is_plain(g, rank=2) and pays_for_kernel(x, dy, taps, machine):
-        offset = tuple(-low for low, _ in g.padding)
+    offset = tuple(-low for low, _ in g.padding)
+    if _is_plain(g, rank=2) and pays_for_kernel(x, dy, taps, offset, machine):
         return winograd_kernel_grad(KernelGradient(x, dy, offset, epilogue, machine))
     sizes = positions(tuple(spatial), tuple(taps), g)
     images = Images(

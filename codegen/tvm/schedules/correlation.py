@@ -65,6 +65,8 @@ class Correlation:
         What to store.
     machine : Machine
         What to choose tiles for.
+    transposed : bool
+        Whether weights of neighbouring channels, not outputs, lie side by side.
     """
 
     images: Images
@@ -81,6 +83,7 @@ class Correlation:
     target: Callable[[Index, Place, Index], Place]
     epilogue: Epilogue
     machine: Machine
+    transposed: bool = False
 
     @property
     def dtype(self) -> str:

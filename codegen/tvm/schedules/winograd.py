@@ -17,6 +17,7 @@ time with 16 channels.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ from .tile import (
     valid_lanes,
     weight,
 )
-from .winograd_tiles import SQUARE, Room, Squares, Tiles, deal, pitch
+from .winograd_tiles import SQUARE, Room, Squares, Tiles, deal, grid_of, pitch
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,35 @@ class _Plan:
         return max_rows(self.problem.machine, self.problem.vectors)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """A block of tiles and a panel that a task works on, and where the operands are.
+
+    `slot` and `row` say which rows of the inputs, `store` which of the weights.
+    """
+
+    task: Index
+    slot: Index
+    row: Index
+    panel: Index
+    store: Index
+    first: Index
+    count: Index
+
+
 def winograd(problem: Correlation) -> Stmt:
     """Emit a correlation that minimal filtering fits; see the module."""
     images, lanes = problem.images, problem.machine.lanes("float32")
     offset = tuple(base - low for base, low in zip(problem.base, images.low, strict=True))
-    tiles = _deal(problem)
+    tiles, stationary = _deal(problem)
     squares = Squares(images.source, offset, POINTS, tiles, lanes)
-    weights_shape = (problem.panels, SQUARE, problem.channels, problem.width)
+    stores = tiles.tasks if stationary else problem.panels
+    weights_shape = (stores, SQUARE, problem.channels, problem.width)
     products_shape = (tiles.tasks, SQUARE, tiles.block * problem.width + lanes)
 
     def body(inputs: Room, weights: Buffer, products: Buffer) -> Stmt:
         plan = _Plan(problem, tiles, inputs, weights, products)
-        return emit.seq(
-            _transform_weights(plan), emit.parallel(tiles.tasks, lambda task: _task(plan, task))
-        )
+        return _by_panels(plan) if stationary else _by_tiles(plan)
 
     def with_weights(inputs: Room, weights: Buffer) -> Stmt:
         return emit.scratch(
@@ -80,73 +96,128 @@ def winograd(problem: Correlation) -> Stmt:
             "weights", weights_shape, "float32", lambda weights: with_weights(inputs, weights)
         )
 
-    return squares.with_room("inputs", tiles.tasks, with_inputs)
+    if stationary:
+        return squares.with_room("inputs", 1, tiles.blocks * tiles.block, with_inputs)
+    return squares.with_room("inputs", tiles.tasks, tiles.block, with_inputs)
 
 
-def _deal(problem: Correlation) -> Tiles:
+def _deal(problem: Correlation) -> tuple[Tiles, bool]:
+    """The blocks of tiles, and whether tasks should share out panels instead of tiles."""
     machine = problem.machine
     tallest = max_rows(machine, problem.vectors)
-    tile_bytes = 4 * SQUARE * (pitch(problem.channels, machine.lanes("float32")) + problem.width)
-    most = min(machine.l2 // 2 // tile_bytes, 4 * tallest)
+    row_bytes = 4 * SQUARE * pitch(problem.channels, machine.lanes("float32"))
+    weights_bytes = 4 * SQUARE * problem.channels * problem.panels * problem.width
     tasks = tasks_for(problem.work, machine)
-    return deal(problem.batch, problem.sizes, most, tallest, tasks)
+    tiles = problem.batch * math.prod(grid_of(problem.sizes))
+    if (
+        weights_bytes > machine.l2
+        and tiles * row_bytes <= max(machine.l2, machine.l3) // 2
+        and problem.panels >= tasks
+    ):
+        return deal(problem.batch, problem.sizes, 4 * tallest, tallest, tasks), True
+    most = machine.l2 // 2 // (row_bytes + 4 * SQUARE * problem.width)
+    return deal(problem.batch, problem.sizes, min(most, 4 * tallest), tallest, tasks), False
 
 
-def _task(plan: _Plan, task: Index) -> Stmt:
-    def block(first: Index, count: Index) -> Stmt:
-        def panel(number: Index) -> Stmt:
+def _by_tiles(plan: _Plan) -> Stmt:
+    """Each task works on tiles of its own, with all weights."""
+    problem = plan.problem
+
+    def task(number: Index) -> Stmt:
+        def block(first: Index, count: Index) -> Stmt:
+            def panel(at: Index) -> Stmt:
+                return _panel(plan, _Block(number, number, 0, at, at, first, count))
+
             return emit.seq(
-                _multiply(plan, task, number), _finish(plan, task, number, (first, count))
+                plan.inputs.fill(of_input, number, 0, number, (first, count)),
+                emit.serial(problem.panels, panel, "panel"),
             )
 
-        return emit.seq(
-            plan.inputs.fill(of_input, task, task, (first, count)),
-            emit.serial(plan.problem.panels, panel, "panel"),
-        )
+        return plan.tiles.each_block(number, block)
 
-    return plan.tiles.each_block(task, block)
+    def weights(flat: Index) -> Stmt:
+        panel, vector = emit.unflatten(flat, (problem.panels, problem.vectors))
+        return _transform_column(plan, panel, panel, vector)
+
+    loop = emit.serial if plan.tiles.tasks == 1 else emit.parallel
+    return emit.seq(
+        loop(problem.panels * problem.vectors, weights, "column"),
+        emit.parallel(plan.tiles.tasks, task),
+    )
 
 
-def _transform_weights(plan: _Plan) -> Stmt:
-    """Transform the weights to ``weights[panel, point, channel, lane]``, zeros past the last."""
+def _by_panels(plan: _Plan) -> Stmt:
+    """Each task works on panels of its own, with all tiles: large weights are read by one task."""
+    problem, tiles = plan.problem, plan.tiles
+
+    def fill(number: Index) -> Stmt:
+        def block(first: Index, count: Index) -> Stmt:
+            return plan.inputs.fill(of_input, 0, first, number, (first, count))
+
+        return tiles.each_block(number, block)
+
+    def task(number: Index) -> Stmt:
+        def panel(at: Index) -> Stmt:
+            def block(first: Index, count: Index) -> Stmt:
+                return _panel(plan, _Block(number, 0, first, at, number, first, count))
+
+            return emit.seq(
+                emit.serial(
+                    problem.vectors, lambda vector: _transform_column(plan, number, at, vector)
+                ),
+                tiles.each_block(None, block),
+            )
+
+        first, count = emit.split_range(problem.panels, tiles.tasks, number)
+        return emit.serial(count, panel, "panel", first)
+
+    return emit.seq(emit.parallel(tiles.tasks, fill), emit.parallel(tiles.tasks, task))
+
+
+def _panel(plan: _Plan, block: _Block) -> Stmt:
+    return emit.seq(_multiply(plan, block), _finish(plan, block))
+
+
+def _transform_column(plan: _Plan, store: Index, panel: Index, vector: Index) -> Stmt:
+    """Transform weights to ``weights[store, point, channel, lane]``, zeros past the last."""
     problem, lanes = plan.problem, plan.lanes
     whole, rest = divmod(problem.outputs, lanes)
+    place = panel * problem.vectors + vector
 
-    def column(flat: Index) -> Stmt:
-        panel, number = emit.unflatten(flat, (problem.panels, problem.vectors))
+    def channels(count: int) -> Stmt:
+        blocks = problem.channels // lanes if problem.transposed and count == lanes > 1 else 0
+        done = blocks * lanes
 
-        def channels(count: int) -> Stmt:
-            return emit.serial(
-                problem.channels,
-                lambda c: _transform_taps(plan, (panel, number, c), flat * lanes, count),
-                "channel",
-            )
+        def block(number: Index) -> Stmt:
+            return _transform_block(plan, (store, vector, number * lanes), place * lanes)
 
-        if problem.panels * problem.vectors == whole:
-            return channels(lanes)
-        return emit.when(
-            emit.less(flat, whole),
-            channels(lanes),
-            emit.when(emit.equal(flat, whole), channels(rest), channels(0)),
-        )
+        def single(channel: Index) -> Stmt:
+            return _transform_taps(plan, (store, vector, channel), place * lanes, count)
 
-    loop = emit.serial if tasks_for(problem.work, problem.machine) == 1 else emit.parallel
-    return loop(problem.panels * problem.vectors, column, "column")
+        rest = emit.serial(problem.channels - done, single, "channel", done)
+        return emit.seq(emit.serial(blocks, block, "block"), rest)
+
+    if problem.panels * problem.vectors == whole:
+        return channels(lanes)
+    return emit.when(
+        emit.less(place, whole),
+        channels(lanes),
+        emit.when(emit.equal(place, whole), channels(rest), channels(0)),
+    )
 
 
 def _transform_taps(
     plan: _Plan, place: tuple[Index, Index, Index], output: Index, count: int
 ) -> Stmt:
-    """One channel's taps for a vector of outputs, `count` of them valid."""
-    lanes, (panel, number, channel) = plan.lanes, place
-    ramp = Tile(1, 1, lanes, "float32").ramp
+    """One channel's taps for a vector of outputs, `count` of them valid, read lane by lane."""
+    lanes = plan.lanes
 
     def body(taps: Buffer) -> Stmt:
         def read(at: tuple[Index, ...]) -> Stmt:
             start = (at[0] * TAPS + at[1]) * lanes
 
             def lane(position: Index) -> Stmt:
-                value = plan.problem.weight(at, 0, channel, output + position)
+                value = plan.problem.weight(at, 0, place[2], output + position)
                 return emit.store(taps, (start + position,), value)
 
             def blank(position: Index) -> Stmt:
@@ -154,26 +225,58 @@ def _transform_taps(
 
             return emit.seq(emit.vectorized(count, lane), emit.vectorized(lanes - count, blank))
 
-        def load(i: Index, j: Index) -> Expr:
-            return taps[ramp((i * TAPS + j) * lanes)]
-
-        def keep(i: Index, values: Sequence[Expr]) -> Stmt:
-            return emit.seq(
-                *(
-                    emit.store(
-                        plan.weights, (panel, i * POINTS + j, channel, ramp(number * lanes)), value
-                    )
-                    for j, value in enumerate(values)
-                )
-            )
-
-        return emit.seq(emit.nest((TAPS, TAPS), read), planar(of_taps, TAPS, lanes, load, keep))
+        return emit.seq(emit.nest((TAPS, TAPS), read), _to_points(plan, place, taps, 0, 1))
 
     return emit.local("taps", (TAPS * TAPS * lanes,), "float32", body)
 
 
-def _multiply(plan: _Plan, task: Index, panel: Index) -> Stmt:
-    """Products of a block for one panel: ``products[task, point, tile * width + lane]``."""
+def _transform_block(plan: _Plan, place: tuple[Index, Index, Index], output: Index) -> Stmt:
+    """As `_transform_taps` for as many channels, which lie side by side, as outputs."""
+    lanes, (store, vector, first) = plan.lanes, place
+
+    def body(taps: Buffer) -> Stmt:
+        def read(at: tuple[Index, ...]) -> Stmt:
+            start = (at[0] * TAPS + at[1]) * lanes
+            return emit.transpose_block(
+                lambda row, columns: plan.problem.weight(at, 0, first + columns, output + row),
+                lambda column, rows, value: emit.store(
+                    taps, ((start + column) * lanes + rows,), value
+                ),
+                lanes,
+            )
+
+        def channel(c: Index) -> Stmt:
+            return _to_points(plan, (store, vector, first + c), taps, c, lanes)
+
+        return emit.seq(emit.nest((TAPS, TAPS), read), emit.serial(lanes, channel, "channel"))
+
+    return emit.local("taps", (TAPS * TAPS * lanes * lanes,), "float32", body)
+
+
+def _to_points(
+    plan: _Plan, place: tuple[Index, Index, Index], taps: Buffer, row: Index, rows: int
+) -> Stmt:
+    """Transform ``taps[tap, row]``, `rows` for each tap, to points of the weights at `place`."""
+    lanes, (store, vector, channel) = plan.lanes, place
+    ramp = Tile(1, 1, lanes, "float32").ramp
+
+    def load(i: Index, j: Index) -> Expr:
+        return taps[ramp(((i * TAPS + j) * rows + row) * lanes)]
+
+    def keep(i: Index, values: Sequence[Expr]) -> Stmt:
+        target = (channel, ramp(vector * lanes))
+        return emit.seq(
+            *(
+                emit.store(plan.weights, (store, i * POINTS + j, *target), value)
+                for j, value in enumerate(values)
+            )
+        )
+
+    return planar(of_taps, TAPS, lanes, load, keep)
+
+
+def _multiply(plan: _Plan, block: _Block) -> Stmt:
+    """Products of a block for its panel: ``products[task, point, tile * width + lane]``."""
     problem, lanes, inputs = plan.problem, plan.lanes, plan.inputs
 
     def point(number: Index) -> Stmt:
@@ -182,19 +285,21 @@ def _multiply(plan: _Plan, task: Index, panel: Index) -> Stmt:
 
             def loops(step: Callable[..., Stmt]) -> Stmt:
                 def channel(c: Index) -> Stmt:
-                    return step(
-                        lambda row: inputs.matrices[
-                            task, number, (first + row) * inputs.squares.pitch + c
-                        ],
-                        lambda vector: plan.weights[panel, number, c, tile.ramp(vector * lanes)],
-                    )
+                    def left(row: int) -> Expr:
+                        place = (block.row + first + row) * inputs.squares.pitch + c
+                        return inputs.matrices[block.slot, number, place]
+
+                    def right(vector: int) -> Expr:
+                        return plan.weights[block.store, number, c, tile.ramp(vector * lanes)]
+
+                    return step(left, right)
 
                 return emit.serial(problem.channels, channel, "channel")
 
             def keep(sums: Buffer, row: int, vector: int) -> Stmt:
                 place = tile.ramp((first + row) * problem.width + vector * lanes)
                 value = tile.vector(sums, row, vector)
-                return emit.store(plan.products, (task, number, place), value)
+                return emit.store(plan.products, (block.task, number, place), value)
 
             return tile.reduce(
                 loops, lambda sums: tile.each(lambda row, vector: keep(sums, row, vector))
@@ -205,45 +310,42 @@ def _multiply(plan: _Plan, task: Index, panel: Index) -> Stmt:
     return emit.serial(SQUARE, point, "point")
 
 
-def _finish(plan: _Plan, task: Index, panel: Index, tiles: tuple[Index, Index]) -> Stmt:
+def _finish(plan: _Plan, block: _Block) -> Stmt:
     """Transform a block's products back and run the epilogue on the results."""
-    first, count = tiles
 
     def each(valid: list[int]) -> Stmt:
         def tile(number: Index) -> Stmt:
             return emit.seq(
                 *(
-                    _results(plan, (task, panel, vector), number, first + number, lanes)
+                    _results(plan, block, number, vector, lanes)
                     for vector, lanes in enumerate(valid)
                     if lanes
                 )
             )
 
-        return emit.serial(count, tile, "tile")
+        return emit.serial(block.count, tile, "tile")
 
     full, last = valid_lanes(plan.problem.outputs, plan.problem.width, plan.lanes)
     if full == last:
         return each(full)
-    return emit.when(emit.equal(panel, plan.problem.panels - 1), each(last), each(full))
+    return emit.when(emit.equal(block.panel, plan.problem.panels - 1), each(last), each(full))
 
 
-def _results(
-    plan: _Plan, place: tuple[Index, Index, int], number: Index, tile: Index, valid: int
-) -> Stmt:
+def _results(plan: _Plan, block: _Block, number: Index, vector: int, valid: int) -> Stmt:
     """The results of one tile for a vector of outputs."""
-    problem, lanes, (task, panel, vector) = plan.problem, plan.lanes, place
+    problem, lanes = plan.problem, plan.lanes
     ramp = Tile(1, 1, lanes, "float32").ramp
-    n, top, left = plan.tiles.place(tile)
+    n, top, left = plan.tiles.place(block.first + number)
     height, width = problem.sizes
 
     def load(i: Index, j: Index) -> Expr:
         start = number * problem.width + vector * lanes
-        return plan.products[task, i * POINTS + j, ramp(start)]
+        return plan.products[block.task, i * POINTS + j, ramp(start)]
 
     def body(results: Buffer) -> Stmt:
         def write(i: Index, j: Index) -> Stmt:
             def lane(position: Index) -> Stmt:
-                channel = panel * problem.width + vector * lanes + position
+                channel = block.panel * problem.width + vector * lanes + position
                 indices = problem.target(n, (top + i, left + j), channel)
                 value = results[j * lanes + position]
                 return emit.store_all(problem.epilogue(indices, value))

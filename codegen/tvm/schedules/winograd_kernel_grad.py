@@ -4,6 +4,10 @@ The derivative of the algorithm of `winograd` by its taps: the squares of elemen
 cotangents are both transformed to 36 matrices, ``[tiles, channels]`` and ``[tiles, outputs]``. Of
 each pair the product over the tiles is summed up over all blocks, and the 36 sums are transformed
 back to 9 taps at the end.
+
+With few channels each task sums over tiles of its own. With many the sums are larger than the
+cache; then all tiles are transformed first, if these stay in the third-level cache, and the tasks
+share out the sums.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
 from .minimal import POINTS, RESULTS, TAPS, of_cotangents, of_input, planar, to_taps
 from .tile import Epilogue, Tile, choose_vectors, for_row_tiles, max_rows, tasks_for
-from .winograd_tiles import SQUARE, Room, Squares, Tiles, deal, pitch
+from .winograd_tiles import SQUARE, Room, Squares, Tiles, deal, grid_of, pitch
 
 _STEPS = 96  # terms of a sum after which moving the sums in and out of registers is cheap
 
@@ -92,50 +96,143 @@ class _Plan:
     sums: Buffer
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part of the sums, ``sums[task]``, and which channels and outputs it begins with.
+
+    `slot` holds the matrices that are multiplied.
+    """
+
+    task: Index
+    slot: Index
+    channel: Index = 0
+    output: Index = 0
+
+
 def winograd_kernel_grad(problem: KernelGradient) -> Stmt:
     """Emit a kernel gradient; see the module."""
-    tiles = _deal(problem)
+    tiles, group = _deal(problem)
     inputs = Squares(problem.x, problem.offset, POINTS, tiles, problem.lanes)
     cotangents = Squares(problem.dy, (0, 0), RESULTS, tiles, problem.lanes)
-    shape = (tiles.tasks, SQUARE, problem.channels, cotangents.pixel)
+    slots, rows, shape = tiles.tasks, tiles.block, (problem.channels, cotangents.pixel)
+    if group:
+        slots, rows, shape = 1, tiles.count, (group, problem.width)
 
     def body(plan: _Plan) -> Stmt:
-        return emit.seq(
-            emit.parallel(tiles.tasks, lambda task: _task(plan, task)), _transform_back(plan)
-        )
+        return _by_sums(plan) if group else _by_tiles(plan)
 
     def with_sums(first: Room, second: Room) -> Stmt:
         return emit.scratch(
             "sums",
-            shape,
+            (tiles.tasks, SQUARE, *shape),
             "float32",
             lambda sums: body(_Plan(problem, tiles, first, second, sums)),
         )
 
     def with_inputs(first: Room) -> Stmt:
         return cotangents.with_room(
-            "cotangents", tiles.tasks, lambda second: with_sums(first, second)
+            "cotangents", slots, rows, lambda second: with_sums(first, second)
         )
 
-    return inputs.with_room("inputs", tiles.tasks, with_inputs)
+    return inputs.with_room("inputs", slots, rows, with_inputs)
 
 
-def _deal(problem: KernelGradient) -> Tiles:
-    row_bytes = 4 * (pitch(problem.channels, problem.lanes) + pitch(problem.outputs, problem.lanes))
-    most = min(problem.machine.l2 // 2 // (SQUARE * row_bytes), _STEPS)
+def _deal(problem: KernelGradient) -> tuple[Tiles, int]:
+    """The blocks of tiles; and channels of a part of the sums if tasks should share out these."""
+    machine, lanes = problem.machine, problem.lanes
+    row_bytes = 4 * SQUARE * (pitch(problem.channels, lanes) + pitch(problem.outputs, lanes))
     batch = emit.shape_of(problem.x)[0]
-    return deal(batch, problem.sizes, most, 8, tasks_for(problem.work, problem.machine))
+    tasks = tasks_for(problem.work, machine)
+    tiles = batch * math.prod(grid_of(problem.sizes))
+    most = min(machine.l2 // 2 // row_bytes, _STEPS)
+    if 4 * SQUARE * problem.channels * problem.outputs > machine.l2 // 2:
+        group = _group(problem)
+        if tiles * row_bytes <= machine.l3 // 2 and group >= lanes:
+            return deal(batch, problem.sizes, _STEPS, 8, tasks), group
+        most = _STEPS  # the sums leave the cache anyway
+    return deal(batch, problem.sizes, most, 8, tasks), 0
 
 
-def _task(plan: _Plan, task: Index) -> Stmt:
-    def block(first: Index, count: Index) -> Stmt:
-        return emit.seq(
-            plan.inputs.fill(of_input, task, task, (first, count)),
-            plan.cotangents.fill(of_cotangents, task, task, (first, count)),
-            emit.serial(SQUARE, lambda point: _point(plan, task, point, count), "point"),
-        )
+def _group(problem: KernelGradient) -> int:
+    """Most channels that divide all and whose sums fit the cache; 0 if panels are not whole."""
+    if problem.outputs % problem.width:
+        return 0
+    most = problem.machine.l2 // 2 // (4 * SQUARE * problem.width)
+    fitting = (n for n in range(min(most, problem.channels), 0, -1) if problem.channels % n == 0)
+    return next(fitting, 0)
 
-    return emit.seq(_clear(plan, task), plan.tiles.each_block(task, block))
+
+def _by_tiles(plan: _Plan) -> Stmt:
+    """Each task has tiles and sums of its own."""
+    problem = plan.problem
+    vectors = plan.cotangents.squares.pixel // problem.lanes
+    whole, rest = divmod(vectors, problem.vectors)
+
+    def task(number: Index) -> Stmt:
+        part = _Part(number, number)
+
+        def block(first: Index, count: Index) -> Stmt:
+            def point(at: Index) -> Stmt:
+                main = emit.serial(
+                    whole,
+                    lambda i: _panel(plan, part, at, i * problem.width, problem.vectors, count),
+                    "panel",
+                )
+                if not rest:
+                    return main
+                return emit.seq(main, _panel(plan, part, at, whole * problem.width, rest, count))
+
+            return emit.seq(
+                plan.inputs.fill(of_input, number, 0, number, (first, count)),
+                plan.cotangents.fill(of_cotangents, number, 0, number, (first, count)),
+                emit.serial(SQUARE, point, "point"),
+            )
+
+        return emit.seq(_clear(plan, number), plan.tiles.each_block(number, block))
+
+    parts = [_Part(number, 0) for number in range(plan.tiles.tasks)]
+    heavy = SQUARE * problem.channels * problem.outputs > 1 << 18
+    loop = emit.parallel if heavy else emit.serial
+    return emit.seq(
+        emit.parallel(plan.tiles.tasks, task),
+        loop(problem.channels, lambda c: _transform_back(plan, parts, c), "channel"),
+    )
+
+
+def _by_sums(plan: _Plan) -> Stmt:
+    """Each task has parts of the sums for its own, and all tiles: no sum ever leaves the cache."""
+    problem, tiles = plan.problem, plan.tiles
+    _, _, group, width = emit.shape_of(plan.sums)
+    groups = problem.channels // group
+
+    def fill(number: Index) -> Stmt:
+        def block(first: Index, count: Index) -> Stmt:
+            return emit.seq(
+                plan.inputs.fill(of_input, 0, first, number, (first, count)),
+                plan.cotangents.fill(of_cotangents, 0, first, number, (first, count)),
+            )
+
+        return tiles.each_block(number, block)
+
+    def task(number: Index) -> Stmt:
+        def one(flat: Index) -> Stmt:
+            panel, channels = emit.unflatten(flat, (problem.panels, groups))
+            part = _Part(number, 0, channels * group, panel * width)
+            return emit.seq(
+                emit.serial(
+                    SQUARE,
+                    lambda point: _panel(
+                        plan, part, point, 0, problem.vectors, tiles.count, fresh=True
+                    ),
+                    "point",
+                ),
+                emit.serial(group, lambda c: _transform_back(plan, [part], c), "channel"),
+            )
+
+        first, count = emit.split_range(problem.panels * groups, tiles.tasks, number)
+        return emit.serial(count, one, "part", first)
+
+    return emit.seq(emit.parallel(tiles.tasks, fill), emit.parallel(tiles.tasks, task))
 
 
 def _clear(plan: _Plan, task: Index) -> Stmt:
@@ -151,91 +248,92 @@ def _clear(plan: _Plan, task: Index) -> Stmt:
     )
 
 
-def _point(plan: _Plan, task: Index, point: Index, count: Index) -> Stmt:
-    """Add the product of one pair of matrices over `count` tiles to its sums."""
-    problem = plan.problem
-    vectors = plan.cotangents.squares.pixel // problem.lanes
-    whole, rest = divmod(vectors, problem.vectors)
-
-    def panel(first: Index, width: int) -> Stmt:
-        def rows(channel: Index, height: int) -> Stmt:
-            tile = Tile(height, width, problem.lanes, "float32")
-            return _tile(plan, tile, (task, point), (channel, first), count)
-
-        return for_row_tiles(problem.channels, max_rows(problem.machine, width), rows)
-
-    main = emit.serial(whole, lambda i: panel(i * problem.width, problem.vectors), "panel")
-    return emit.seq(main, panel(whole * problem.width, rest) if rest else None)
-
-
-def _tile(
-    plan: _Plan, tile: Tile, at: tuple[Index, Index], corner: tuple[Index, Index], count: Index
+def _panel(
+    plan: _Plan,
+    part: _Part,
+    point: Index,
+    output: Index,
+    vectors: int,
+    count: Index,
+    *,
+    fresh: bool = False,
 ) -> Stmt:
-    (task, point), (channel, output) = at, corner
-    inputs, cotangents = plan.inputs, plan.cotangents
+    """Add products of a pair of matrices over `count` tiles to sums, or begin these (`fresh`)."""
+    problem, inputs, cotangents = plan.problem, plan.inputs, plan.cotangents
 
-    def place(row: int, vector: int) -> tuple[Index, ...]:
-        return (task, point, channel + row, tile.ramp(output + vector * tile.lanes))
+    def rows(channel: Index, height: int) -> Stmt:
+        tile = Tile(height, vectors, problem.lanes, "float32")
 
-    def term(step: Callable[..., Stmt], t: Index) -> Stmt:
-        def left(row: int) -> Expr:
-            return inputs.matrices[task, point, t * inputs.squares.pitch + (channel + row)]
+        def place(row: int, vector: int) -> tuple[Index, ...]:
+            return (part.task, point, channel + row, tile.ramp(output + vector * tile.lanes))
 
-        def right(vector: int) -> Expr:
-            start = t * cotangents.squares.pitch + output + vector * tile.lanes
-            return cotangents.matrices[task, point, tile.ramp(start)]
+        def term(step: Callable[..., Stmt], t: Index) -> Stmt:
+            def left(row: int) -> Expr:
+                start = t * inputs.squares.pitch + (part.channel + channel + row)
+                return inputs.matrices[part.slot, point, start]
 
-        return step(left, right)
+            def right(vector: int) -> Expr:
+                start = part.output + output + vector * tile.lanes
+                start = t * cotangents.squares.pitch + start
+                return cotangents.matrices[part.slot, point, tile.ramp(start)]
 
-    return tile.reduce(
-        lambda step: emit.serial(count, lambda t: term(step, t), "tile"),
-        lambda sums: tile.each(
-            lambda row, vector: emit.store(
-                plan.sums, place(row, vector), tile.vector(sums, row, vector)
+            return step(left, right)
+
+        def keep(sums: Buffer) -> Stmt:
+            return tile.each(
+                lambda row, vector: emit.store(
+                    plan.sums, place(row, vector), tile.vector(sums, row, vector)
+                )
             )
-        ),
-        lambda row, vector: plan.sums[place(row, vector)],
-    )
+
+        return tile.reduce(
+            lambda step: emit.serial(count, lambda t: term(step, t), "tile"),
+            keep,
+            None if fresh else lambda row, vector: plan.sums[place(row, vector)],
+        )
+
+    channels = emit.shape_of(plan.sums)[2]
+    return for_row_tiles(channels, max_rows(problem.machine, vectors), rows)
 
 
-def _transform_back(plan: _Plan) -> Stmt:
-    """Add the tasks' sums, transform them back, and run the epilogue."""
+def _transform_back(plan: _Plan, parts: Sequence[_Part], channel: Index) -> Stmt:
+    """Add parts of the sums, transform one channel of them back, and run the epilogue."""
     problem, lanes = plan.problem, plan.problem.lanes
-    whole, rest = divmod(problem.outputs, lanes)
+    length = emit.shape_of(plan.sums)[3]
+    whole, rest = divmod(min(length, problem.outputs), lanes)
 
-    def channel(c: Index) -> Stmt:
-        full = emit.serial(whole, lambda i: _taps(plan, c, i * lanes, lanes), "vector")
-        return emit.seq(full, _taps(plan, c, whole * lanes, rest) if rest else None)
+    def taps(vector: Index, valid: int) -> Stmt:
+        return _taps(plan, parts, channel, vector * lanes, valid)
 
-    parallel = SQUARE * problem.channels * problem.outputs > 1 << 18
-    return (emit.parallel if parallel else emit.serial)(problem.channels, channel, "channel")
+    full = emit.serial(whole, lambda vector: taps(vector, lanes), "vector")
+    return emit.seq(full, taps(whole, rest) if rest else None)
 
 
-def _taps(plan: _Plan, channel: Index, output: Index, valid: int) -> Stmt:
+def _taps(plan: _Plan, parts: Sequence[_Part], channel: Index, output: Index, valid: int) -> Stmt:
     problem, lanes = plan.problem, plan.problem.lanes
     ramp = Tile(1, 1, lanes, "float32").ramp
 
     def load(i: Index, j: Index) -> Expr:
         place = (i * POINTS + j, channel, ramp(output))
-        total = plan.sums[(0, *place)]
-        for task in range(1, plan.tiles.tasks):
-            total = total + plan.sums[(task, *place)]
+        total = plan.sums[(parts[0].task, *place)]
+        for part in parts[1:]:
+            total = total + plan.sums[(part.task, *place)]
         return total
 
     def body(results: Buffer) -> Stmt:
+        def write(i: Index, j: Index) -> Stmt:
+            def lane(position: Index) -> Stmt:
+                value = results[j * lanes + position]
+                at = parts[0].channel + channel, parts[0].output + output + position
+                return emit.store_all(problem.epilogue((i, j, *at), value))
+
+            return emit.vectorized(valid, lane)
+
         def keep(i: Index, values: Sequence[Expr]) -> Stmt:
             stores = (
                 emit.store(results, (ramp(j * lanes),), value) for j, value in enumerate(values)
             )
             return emit.seq(*stores, emit.serial(TAPS, lambda j: write(i, j), "tap"))
-
-        def write(i: Index, j: Index) -> Stmt:
-            def lane(position: Index) -> Stmt:
-                value = results[j * lanes + position]
-                indices = (i, j, channel, output + position)
-                return emit.store_all(problem.epilogue(indices, value))
-
-            return emit.vectorized(valid, lane)
 
         return planar(to_taps, POINTS, lanes, load, keep)
 

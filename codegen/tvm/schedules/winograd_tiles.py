@@ -51,9 +51,16 @@ class Tiles:
         n, row, column = emit.unflatten(tile, (self.batch, *self.grid))
         return n, row * RESULTS, column * RESULTS
 
-    def each_block(self, task: Index, body: Callable[[Index, Index], Stmt]) -> Stmt:
-        """Run `body` with the first tile and the number of tiles of each block of a task."""
-        first, count = emit.split_range(-(-self.count // self.block), self.tasks, task)
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.count // self.block)
+
+    def each_block(self, task: Index | None, body: Callable[[Index, Index], Stmt]) -> Stmt:
+        """Run `body` with first tile and number of tiles of each block of a task, or of all."""
+        first, count = 0, self.blocks
+        if task is not None:
+            first, count = emit.split_range(self.blocks, self.tasks, task)
 
         def block(number: Index) -> Stmt:
             start = number * self.block
@@ -137,13 +144,13 @@ class Squares:
         fits = all(end <= size for end, size in zip(ends, self.spatial, strict=True))
         return fits and min(self.offset) >= 0 and self.pixel == self.channels
 
-    def with_room(self, name: str, slots: int, body: Callable[[Room], Stmt]) -> Stmt:
-        """Declare the matrices of a block, for so many blocks at a time, and a patch for a task.
+    def with_room(self, name: str, slots: int, rows: int, body: Callable[[Room], Stmt]) -> Stmt:
+        """Declare `slots` times the 36 matrices of so many rows, and a patch for each task.
 
         There is a vector between one matrix and the next: without it they would often fall in
         the same sets of the cache.
         """
-        shape = (slots, SQUARE, self.tiles.block * self.pitch + self.lanes)
+        shape = (slots, SQUARE, rows * self.pitch + self.lanes)
         patch_shape = (self.tiles.tasks, self.side * self.side * self.pixel)
 
         def matrices(buffer: Buffer) -> Stmt:
@@ -170,10 +177,14 @@ class Room:
         return Tile(1, 1, self.squares.lanes, "float32").ramp(start)
 
     def fill(
-        self, transform: Transform, slot: Index, task: Index, tiles: tuple[Index, Index],
-        row: Index = 0,
-    ) -> Stmt:  # fmt: skip
-        """Transform the squares of tiles (first, count) to the matrices' rows from `row` on."""
+        self,
+        transform: Transform,
+        slot: Index,
+        row: Index,
+        task: Index,
+        tiles: tuple[Index, Index],
+    ) -> Stmt:
+        """Transform the squares of tiles (first, count) to rows of a slot, from `row` on."""
         squares, (first, count) = self.squares, tiles
         lanes = squares.lanes
 

@@ -26,6 +26,7 @@ CASES = {
     "padding beyond the kernel": (1, (3, 4), 3, 5, ((4, 5), (6, 4))),
     "panels and tails": (2, (6, 11), 17, 35, ((1, 1), (1, 1))),
     "more tiles than a block": (5, (13, 9), 6, 7, ((1, 1), (1, 1))),
+    "sums in parts": (2, (6, 5), 24, 16, ((1, 1), (1, 1))),
 }
 
 
@@ -81,10 +82,12 @@ def test_cases(case, kind):
     np.testing.assert_allclose(result, want, rtol=0, atol=3e-5 * np.abs(want).max())
 
 
-# Tiles and panels are whole in the first shape and not in the second; both keep two tasks busy.
+# Tiles and panels are whole in the first shape and not in the second, and the last has weights
+# larger than many a cache; all are enough for several tasks.
 SHAPES = {
     "whole": (16, (16, 16), 32, 32, ((1, 1), (1, 1))),
     "ragged": (17, (13, 11), 24, 40, ((1, 1), (1, 1))),
+    "deep": (2, (12, 12), 96, 96, ((1, 1), (1, 1))),
 }
 
 
@@ -127,7 +130,7 @@ def test_epilogue(spatial, steps):
 def pays(batch, size, channels, outputs, machine=TARGET.machine):
     x = emit.buffer("x", (batch, size, size, channels))
     dy = emit.buffer("dy", (batch, size, size, outputs))
-    return winograd_cost.pays_for_kernel(x, dy, (3, 3), machine)
+    return winograd_cost.pays_for_kernel(x, dy, (3, 3), (-1, -1), machine)
 
 
 def test_what_it_is_chosen_for():
@@ -137,6 +140,6 @@ def test_what_it_is_chosen_for():
     assert pays(1, 56, 64, 64, machine)
     assert not pays(128, 28, 1, 32, machine)  # the square costs more than its products
     assert not pays(128, 2, 16, 16, machine)  # three quarters of each tile are wasted
-    assert not pays(1, 7, 512, 512, machine)  # four tiles do not pay for transformed weights
+    assert not pays(1, 7, 16, 16, machine)  # four tiles do not pay for transformed weights
     with settings(winograd=False):
         assert not pays(128, 32, 16, 16, machine)
