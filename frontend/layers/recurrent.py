@@ -63,7 +63,7 @@ class RNN(Layer):
     ) -> None:
         super().__init__(**kwargs)
         if isinstance(cell, list | tuple):
-            cell = StackedRNNCells(cell)
+            cell = StackedRNNCells(cell, dtype=kwargs.get("dtype"))
         require_cell(type(self).__name__, cell)
         self.cell = cell
         self.return_sequences = return_sequences

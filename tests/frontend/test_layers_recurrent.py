@@ -13,6 +13,9 @@ from hornfels.ir.errors import ArgumentError, ShapeError
 
 RNG = np.random.default_rng(0)
 SEQUENCE = RNG.normal(size=(3, 5, 4)).astype(np.float32)
+ROWS = RNG.normal(size=(2, 3, 6, 2)).astype(np.float32)
+CLIPS = RNG.normal(size=(2, 3, 5, 4, 2)).astype(np.float32)
+SCANS = RNG.normal(size=(1, 2, 3, 2, 3, 2)).astype(np.float32)
 MASK = RNG.random((3, 5)) > 0.4
 MASK[0, :2] = False
 
@@ -175,6 +178,18 @@ def test_a_cell_of_a_user():
     assert layer(KerasTensor((None, None, 4)))[0].shape == (None, 2)
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_other_dtypes(policy):
+    cells = [layers.LSTMCell(3, dtype=policy), layers.GRUCell(2, dtype=policy)]
+    both = layers.Bidirectional(layers.LSTM(3, dtype=policy, dropout=0.1), dtype=policy)
+    images = layers.ConvLSTM2D(2, 2, dtype=policy)
+    wanted = "bfloat16" if policy == "mixed_bfloat16" else "float64"
+    for layer, x in (
+        (layers.RNN(cells, dtype=policy), SEQUENCE), (both, SEQUENCE), (images, CLIPS)
+    ):  # fmt: skip
+        assert layer(x, training=True).dtype == wanted
+
+
 def test_cells_in_a_configuration():
     layer = layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)], return_sequences=True)
     layer(SEQUENCE)
@@ -198,11 +213,6 @@ def test_cells_in_a_configuration():
 def test_refusals(make, error, message):
     with pytest.raises(error, match=message):
         make()
-
-
-ROWS = RNG.normal(size=(2, 3, 6, 2)).astype(np.float32)
-CLIPS = RNG.normal(size=(2, 3, 5, 4, 2)).astype(np.float32)
-SCANS = RNG.normal(size=(1, 2, 3, 2, 3, 2)).astype(np.float32)
 
 
 @pytest.mark.parametrize(("name", "arguments", "inputs"), [
