@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ from .bench_model import BenchModel
 from .measuring import Batches, cores, first_line, loss_of, versions_of
 
 TRIAL_STEPS = 5
+COMPILE_SECONDS = 120
+"""What another way of an engine may take to compile, where there is one that works."""
 
 # Keras' `jit_compile` for each backend: the choice of Keras' authors, and the other one where
 # there is one. JAX is always compiled.
@@ -37,6 +40,25 @@ def fastest(ways: dict[str, Callable[[int], Any]]) -> str:
         way(TRIAL_STEPS)
         seconds[name] = time.perf_counter() - start
     return min(seconds, key=seconds.__getitem__)
+
+
+@contextlib.contextmanager
+def within(seconds: float | None) -> Iterator[None]:
+    """Raise `TimeoutError` inside when the time is over, where the system has alarms."""
+    if seconds is None or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"not done within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass
@@ -65,7 +87,8 @@ class KerasEngine:
         first: dict[str, float] = {}
         for name, mode in _JIT_MODES[self.backend].items():
             try:
-                compiled, first[name] = self._compiled_model(keras, model, mode)
+                with within(COMPILE_SECONDS if train else None):
+                    compiled, first[name] = self._compiled_model(keras, model, mode)
             except Exception as error:  # noqa: BLE001 - a peer may fail in any way; it is reported
                 self._notes.append(f"{name} fails: {first_line(error)}")
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -151,6 +152,17 @@ def test_torch_has_the_same_models(bench):
     shape = (shape[-1], *shape[:-1]) if len(shape) == 3 else shape
     with torch.no_grad():
         assert net(torch.zeros(2, *shape)).shape == (2, CLASSES)
+
+
+def test_a_way_that_takes_too_long_is_given_up():
+    from hornfels.benchmarks.peer_engines import within
+
+    start = time.perf_counter()
+    with pytest.raises(TimeoutError, match=r"not done within 0\.05 s"), within(0.05):
+        time.sleep(5)
+    assert time.perf_counter() - start < 2
+    with within(None), within(5):
+        pass
 
 
 def test_a_namespace_without_a_layer_is_refused():
