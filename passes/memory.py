@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..ir.graph import Graph, Value
+from ..ir.graph import Graph, Value, is_among
 from . import rows
+from .batches import parts_of
 from .outline import REPLACES, accesses, tokens_of
-from .plan import ROW, Call, Copy, Plan, RegionCall, Slot, align
+from .plan import BATCH, ROW, Call, Copy, Plan, RegionCall, Slot, align
 
 
 def plan(graph: Graph, calls: Sequence[Call | RegionCall]) -> Plan:
@@ -84,7 +85,7 @@ class _Storages:
         element before they store it: those of pointwise kernels, the epilogues of contractions
         and windows, and what reductions compute from their results (but not the results). What
         only replaces elements of an operand begins with a copy of it, or with itself. A row
-        kernel stores a row when it has read all of it.
+        kernel stores a row when it has read all of it; a batch computes part by part.
         A region overwrites what a carry begins as, if it reads that nowhere else.
         """
         index = self.producer[output]
@@ -93,12 +94,26 @@ class _Storages:
             return True
         if isinstance(call, RegionCall):
             return self.begins_as(call, output) is operand
+        if call.kernel.root == BATCH and not self._in_one_part(call, output, operand):
+            return False
         if call.kernel.root not in ("pointwise", ROW):
             bodies = dict(zip(call.outputs, call.kernel.body.outputs, strict=True))
             node = bodies[output].node
             if node and node.op.kind in ("reduce", "opaque") and node.op.name not in REPLACES:
                 return False
         return self.aligned[index][operand]
+
+    def _in_one_part(self, call: Call, output: Value, operand: Value) -> bool:
+        """Whether only the part of a batch that computes an output reads an operand."""
+        body = call.kernel.body
+        parameters = {
+            p for v, p in zip(call.inputs, body.inputs, strict=True) if self.owner(v) is operand
+        }
+        target = dict(zip(call.outputs, body.outputs, strict=True))[output]
+        return all(
+            is_among(target, part.outputs) or parameters.isdisjoint(part.inputs)
+            for part in parts_of(body)
+        )
 
     def begins_as(self, call: RegionCall, output: Value) -> Value | None:
         """The operand that a carry begins as, unless the region reads it elsewhere."""

@@ -26,6 +26,9 @@ ROW = "row"
 MOMENTS = "moments"
 """The root of a kernel that sums up deviations in one pass; see `passes.moments`."""
 
+BATCH = "batch"
+"""The root of a kernel of independent pointwise computations; see `passes.batches`."""
+
 Space = Literal["arena", "input", "state", "output", "constant"]
 
 
@@ -38,8 +41,8 @@ class Kernel:
     name : str
         Unique in the plan, an identifier.
     root : str
-        "pointwise", "row", "moments", or the name of the op whose loops the kernel has: "matmul",
-        "conv", "reduce_sum", "max_pool", ...
+        "pointwise", "row", "moments", "batch", or the name of the op whose loops the kernel has:
+        "matmul", "conv", "reduce_sum", "max_pool", ...
     body : Graph
         What it computes; `body.inputs` and `body.outputs` are its parameters, in the order of a
         `Call`. Its shapes are static, it has no state, and constants in it have one element.
@@ -235,7 +238,8 @@ class Plan:
       each element once, and not claim that its pointers do not alias. So do pointwise kernels,
       epilogues of contractions and windows, and what a reduction computes from its results
       (the new weights from a bias' gradient; it may store the results themselves early). A row
-      kernel may read such an input anywhere in the row of the element.
+      kernel may read such an input anywhere in the row of the element. In a batch no other part
+      reads it.
 
     Attributes
     ----------

@@ -26,6 +26,7 @@ import numpy as np
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import Shape
+from .outline import tokens_of
 
 Digit = tuple[int, int]
 Digits = tuple[Digit, ...]
@@ -125,7 +126,8 @@ def visits(
     """Every value that computing `outputs` passes, with each layout in which it is read.
 
     Values in `borders` that are no outputs are not looked into. None stands for positions that
-    are not made of the digits of the position that is computed.
+    are not made of the digits of the position that is computed, and for the tokens of a barrier,
+    all of which must be there before.
     """
     own = set(outputs)
     stack = [(v, rows.layout(v)) for v in own]
@@ -135,6 +137,7 @@ def visits(
         yield value, layout
         node = value.node
         if node is None or (value in borders and value not in own):
+            yield from ((token, None) for token in tokens_of(value))
             continue
         for item in _operands(node, layout, rows):
             if item not in seen:

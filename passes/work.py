@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..ir.graph import Node, Value
-from .fusion import cost
 from .plan import Kernel
+from .stored import cost
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...ir.graph import Graph, Node
-from ...passes.fusion import cost
+from ...passes.stored import cost
 from .target import Machine
 
 PARALLEL_NANOSECONDS = 25_000

@@ -15,7 +15,7 @@ from ...ir.errors import LoweringError
 from ...ir.graph import Node, Value
 from ...ir.scalar import threefry2x32
 from ...ir.types import Shape, bf16, boolean, f16, f32, i64, u32
-from ...passes.fusion import READ_AT_COMPUTED
+from ...passes.stored import READ_AT_COMPUTED
 from . import index as ix
 from .emit import Buffer, shape_of
 from .index import Index, Indices

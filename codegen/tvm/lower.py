@@ -11,6 +11,7 @@ from ...ir.graph import Value, is_among
 from ...ir.settings import current_settings, settings
 from ...passes import plan as plans
 from ...passes.plan import (
+    BATCH,
     MOMENTS,
     ROW,
     Call,
@@ -25,6 +26,7 @@ from ...passes.plan import (
 )
 from ..native.program import NativeProgram
 from . import build, emit, entry
+from .batch import batch
 from .emit import Buffer, PrimFunc, Stmt
 from .entry import Address, Branch, Copy, Loop, Statement, While
 from .moments import moments
@@ -313,6 +315,8 @@ def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> 
     root = kernel.root_node
     if kernel.root == ROW:
         return rowwise(kernel.body, buffers, machine)
+    if kernel.root == BATCH:
+        return batch(kernel.body, buffers, machine)
     if kernel.root == MOMENTS:
         return moments(kernel.body, buffers, machine)
     if root is None:

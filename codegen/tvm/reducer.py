@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir.graph import Graph, Node, Value
-from ...passes.fusion import cost
 from ...passes.rows import reduced_axes
+from ...passes.stored import cost
 from . import emit
 from . import index as ix
 from .accumulate import Accumulator, accumulator

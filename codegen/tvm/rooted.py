@@ -8,7 +8,7 @@ from typing import Any
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Graph, Node, Value
-from ...passes.fusion import cost
+from ...passes.stored import cost
 from . import bfloat, emit
 from . import index as ix
 from .emit import Buffer, Expr, Index, Stmt

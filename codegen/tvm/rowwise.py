@@ -23,8 +23,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ...ir.graph import Graph, Node, Value
-from ...passes.fusion import cost
 from ...passes.rows import body_rows, visits
+from ...passes.stored import cost
 from . import index as ix
 from .emit import Buffer, Stmt
 from .index import Index, Indices

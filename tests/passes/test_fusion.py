@@ -9,6 +9,7 @@ from random_graphs import assert_same, random_arrays, random_graph
 from hornfels.ir import Builder, evaluate, parse
 from hornfels.ir.types import f32
 from hornfels.passes import fusion
+from hornfels.passes.batches import parts_of
 from hornfels.passes.fusion import choose_stored, fuse
 from hornfels.passes.interpret import run_plan
 from hornfels.passes.memory import plan
@@ -241,7 +242,8 @@ def test_a_cnn_step_has_few_kernels():
         assert len(call.outputs) == 1
     updates = {new for _, new in graph.updates}
     weights = [c for c in calls if sum(v in updates for v in c.outputs) >= 3]
-    assert len(weights) == 6  # one for each weight and bias
+    assert len(weights) == 4  # one for each bias, behind its gradient; one for all weights
+    assert sum(c.kernel.root == "batch" for c in weights) == 1
     masks = [v for c in calls for v in c.outputs if v.dtype.is_bool]
     assert len(masks) == 1  # dropout's is stored as bool, not drawn again
 
@@ -254,8 +256,10 @@ def test_every_kernel_has_a_form_that_the_backend_takes():
 
 def check_form(kernel) -> None:
     rooted = [n for n in kernel.body.nodes if n.op.kind not in fusion.POINTWISE]
-    if kernel.root == "pointwise":
+    if kernel.root in ("pointwise", "batch"):
         assert not rooted
+        parts = parts_of(kernel.body) if kernel.root == "batch" else [kernel.body]
+        assert all(len({v.type.size for v in part.outputs}) == 1 for part in parts)
     elif kernel.root == "row":
         rows = rows_of(rooted[0])
         assert rows is not None

@@ -223,6 +223,27 @@ def test_a_row_kernel_keeps_what_other_rows_read():
     assert not plan.in_place(call)
 
 
+def test_a_part_of_a_batch_writes_over_its_own_operands_only():
+    """Each part stores its result where its gradient lay, or where its state lies."""
+    graph = parse("""graph g(%x: f32[16,16]; %v: f32[16,16], %w: f32[16,16]) {
+      %0: f32[16,16] = matmul[transpose_a=False, transpose_b=False](%x, %x)
+      %1: f32[16,16] = matmul[transpose_a=True, transpose_b=False](%x, %x)
+      %2: f32[16,16] = add(%v, %0)
+      %3: f32[16,16] = mul(%w, %1)
+      %4: f32[16,16] = transpose[permutation=(1, 0)](%2)
+      return y=%2, z=%3, t=%4; %v=%2, %w=%3
+    }""")
+    plan = memory.plan(graph, fuse(graph))
+    check(plan)
+    (call,) = [call for call in plan.calls if call.kernel.root == "batch"]
+    storages = memory._Storages(graph, plan.calls)
+    by_name = {str(v.node.op.name): v for v in call.outputs}
+    products = {v.node.attrs["transpose_a"]: v for v in call.inputs if v.node is not None}
+    assert storages.may_overwrite(by_name["add"], products[False])
+    assert not storages.may_overwrite(by_name["add"], products[True])
+    assert storages.may_overwrite(by_name["mul"], products[True])
+
+
 def test_packing_gives_no_two_buffers_in_use_the_same_bytes():
     rng = np.random.default_rng(0)
     for _ in range(50):

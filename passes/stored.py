@@ -1,0 +1,132 @@
+"""Which values of a graph go through memory; every other node is computed inside of kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ..ir.graph import Graph, Node, Value
+from .outline import BARRIER, POINTWISE, VIEWS, is_scalar_constant
+
+ROOTED = frozenset({"contraction", "window", "opaque", "region"})
+RECOMPUTE_COST = 8
+"""A value of several users is computed again by each if that takes at most so many simple
+operations and reads no more memory than the value itself would."""
+
+READ_AT_COMPUTED = {"gather": 0, "take_along": 0, "dynamic_slice": 0, "dynamic_update": 1}
+"""The operand that an op reads at positions which are known only when the code runs."""
+
+_FREE = frozenset({
+    "constant", "broadcast", "reshape", "transpose", "slice", "reverse", "iota",
+    "stop_gradient", "dimension_size", BARRIER,
+})  # fmt: skip
+_COSTS = {
+    "div": 4, "remainder": 6, "sqrt": 4, "rsqrt": 4, "exp": 10, "expm1": 12, "log": 12,
+    "log1p": 14, "sin": 40, "cos": 40, "tanh": 14, "sigmoid": 12, "erf": 14, "pow": 24,
+    "gather": 2, "take_along": 2, "rng_bits": 80, "tan": 44, "asin": 14, "acos": 14, "atan": 16,
+    "atan2": 24, "sinh": 20, "cosh": 14, "asinh": 24, "acosh": 24, "atanh": 20, "exp2": 10,
+    "log2": 12, "log10": 12, "cbrt": 20, "erfc": 40, "erf_inv": 40,
+}  # fmt: skip
+
+
+def cost(node: Node) -> int:
+    """Roughly how many simple vector operations one element takes."""
+    return 0 if node.op.name in _FREE else _COSTS.get(node.op.name, 1)
+
+
+@dataclass(frozen=True)
+class _Inlined:
+    """A value that is not stored: what computing one element takes."""
+
+    cost: int
+    leaves: frozenset[Value]  # the stored values that it reads
+
+
+def choose_stored(graph: Graph) -> dict[Value, None]:
+    """The computed values that go through memory, in running order; views are not among them.
+
+    Stored are results, what roots compute and read, what is broadcast or gathered from (or it
+    would be computed once per copy), and what several nodes use, unless it is cheap to compute
+    again.
+    """
+    needed = _needed_in_memory(graph)
+    stored: dict[Value, None] = {}
+    inlined: dict[Value, _Inlined] = {}
+    for node in graph.nodes:
+        operands = [inlined.get(v) or _Inlined(0, _leaf(v)) for v in node.inputs]
+        whole = _Inlined(
+            cost(node) + sum(o.cost for o in operands),
+            frozenset().union(*(o.leaves for o in operands)),
+        )
+        for value in node.outputs:
+            if node.op.kind not in POINTWISE:
+                stored[value] = None
+            elif is_view(value, stored) or value.is_constant:
+                continue  # lies where its source lies
+            elif node.op.name not in VIEWS and _store(graph, value, whole, needed):
+                stored[value] = None
+            else:
+                inlined[value] = whole
+    return stored
+
+
+def _store(graph: Graph, value: Value, whole: _Inlined, needed: Mapping[Value, bool]) -> bool:
+    if value in needed and (needed[value] or whole.cost):
+        return True
+    return len(_users(graph, value)) > 1 and not _cheap(value, whole)
+
+
+def _users(graph: Graph, value: Value) -> set[Node]:
+    """The nodes that use a value or a reshape of it."""
+    found = set()
+    for user in graph.users.get(value, ()):
+        found |= _users(graph, user.output) if user.op.name in VIEWS else {user}
+    return found
+
+
+def _leaf(value: Value) -> frozenset[Value]:
+    return frozenset() if is_scalar_constant(value) else frozenset([value])
+
+
+def _needed_in_memory(graph: Graph) -> dict[Value, bool]:
+    """Values that must be stored: True always, False only if computing them costs something."""
+    needed: dict[Value, bool] = {}
+    for node in graph.nodes:
+        for position, value in enumerate(node.inputs):
+            if (
+                node.op.kind in ROOTED
+                or node.op.name == BARRIER
+                or READ_AT_COMPUTED.get(node.op.name) == position
+            ):
+                needed[value] = True
+            elif node.op.name == "rng_bits" or _expands(node):
+                needed.setdefault(value, False)
+    needed.update(dict.fromkeys(graph.results, True))
+    for node in reversed(graph.nodes):  # then a reshape of a computed value is a view
+        if node.op.name in VIEWS and node.output in needed:
+            source = node.inputs[0]
+            needed[source] = needed.get(source, False) or needed[node.output]
+    return needed
+
+
+def _expands(node: Node) -> bool:
+    return node.op.name == "broadcast" and node.inputs[0].type.size != node.output.type.size
+
+
+def is_view(value: Value, stored: Collection[Value]) -> bool:
+    """Whether the value is a reshape of a stored value, parameter or large constant."""
+    node = value.node
+    if node is None or node.op.name not in VIEWS:
+        return False
+    source = node.inputs[0]
+    return (
+        source.node is None
+        or source in stored
+        or (source.is_constant and not is_scalar_constant(source))
+        or is_view(source, stored)
+    )
+
+
+def _cheap(value: Value, whole: _Inlined) -> bool:
+    large = sum(int(leaf.type.size) * 2 > int(value.type.size) for leaf in whole.leaves)
+    return whole.cost <= RECOMPUTE_COST and large <= 1
