@@ -276,8 +276,8 @@ class Code:
         return self.let(terms[0])
 
 
-_PARALLEL_WORK = 2e6
-"""Operations that are worth waking other cores for (tens of microseconds)."""
+_PARALLEL_WORK = 3e4
+"""Operations that are worth other cores: some tens of microseconds, for they are scalar."""
 
 
 def _unary(name: str, x: Expr) -> Expr:

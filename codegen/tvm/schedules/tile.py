@@ -20,7 +20,7 @@ from ..target import Machine
 Store = tuple[Buffer, Sequence[Index], Expr]
 Epilogue = Callable[[tuple[Index, ...], Expr], Sequence[Store] | Stmt]
 
-PARALLEL_WORK = 4_000_000  # operations; below, starting the threads costs more than it saves
+PARALLEL_WORK = 800_000  # operations, some 8 microseconds; see `cost.PARALLEL_NANOSECONDS`
 UNROLLED_EPILOGUE = 12  # nodes of an epilogue's expressions that may be repeated for each vector
 
 
