@@ -5,7 +5,7 @@ before anything is written, then each tap takes either the cotangent or 0.
 
 - *lines*: where no two windows overlap, each element is written once. A line of windows runs over
   its rows one after another, for memory streams along rows: window by window takes twice as long.
-- *sums*: otherwise each window adds to its elements in the task's workspace.
+- *gathered*: otherwise each element asks the windows that cover it, see `max_pool_gather`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..nest import Nest
 from ..target import Machine
-from .tile import Epilogue, accumulator, cast, element_bytes, store_to, tasks_for
+from .max_pool_gather import gathered
+from .tile import Epilogue, accumulator, cast, element_bytes, store_to
 from .window import (
     VECTORS,
     Channels,
@@ -29,7 +30,6 @@ from .window import (
     Windows,
     is_nan,
     lowest,
-    over_channels,
     over_pixels,
     over_taps,
 )
@@ -63,7 +63,9 @@ def max_pool_grad(
     problem = _Problem(x, dy, windows, machine, epilogue or store_to(out))
     if math.prod(emit.shape_of(x)) == 0:
         return emit.NOTHING
-    return _lines(problem) if windows.apart else _sums(problem)
+    if not windows.apart:
+        return gathered(x, dy, windows, machine, problem.epilogue)
+    return _lines(problem)
 
 
 @dataclass(frozen=True)
@@ -304,51 +306,3 @@ def _gaps_outside(problem: _Problem, n: Index, p: Place, block: Channels) -> Stm
     return emit.seq(
         *(over_taps([*taps[:axis], gaps[axis], *cells[axis + 1 :]], row) for axis in range(len(p)))
     )
-
-
-# --- windows that overlap --------------------------------------------------------------------
-
-
-def _sums(problem: _Problem) -> Stmt:
-    """Windows add to their elements in the workspace, image by image."""
-    batch, *spatial, channels = emit.shape_of(problem.x)
-    lanes = problem.machine.lanes(problem.dtype)
-    tasks = max(1, min(batch, tasks_for(problem.work, problem.machine)))
-
-    def body(sums: Buffer) -> Stmt:
-        def image(task: Index, n: Index) -> Stmt:
-            clear = emit.nest(
-                spatial,
-                lambda q: emit.strips(
-                    channels, lanes, lambda j: emit.store(sums, (task, *q, j), problem.zero())
-                ),
-            )
-
-            def add(indices: Place, value: Expr) -> Stmt:
-                place = (task, *indices[1:])
-                return emit.store(sums, place, sums[place] + value)
-
-            def window(p: Place) -> Stmt:
-                return over_channels(
-                    channels,
-                    lanes,
-                    lambda block: _race(
-                        problem, (n, p[:-1]), (p[-1], 1), block, lambda race: race.run(add)
-                    ),
-                )
-
-            finish = emit.nest(
-                spatial,
-                lambda q: emit.strips(
-                    channels, lanes, lambda j: problem.finish((n, *q, j), sums[(task, *q, j)])
-                ),
-            )
-            return emit.seq(clear, emit.nest(problem.positions, window), finish)
-
-        def task(number: Index) -> Stmt:
-            first, count = emit.split_range(batch, tasks, number)
-            return emit.serial(count, lambda n: image(number, n), "image", first)
-
-        return emit.parallel(tasks, task)
-
-    return emit.scratch("sums", (tasks, *spatial, channels), problem.dtype, body)

@@ -14,7 +14,7 @@ from .rows import RowProduct, row_product
 from .staging import Ints
 from .tile import Epilogue, Store, accumulator, flattened, tasks_for
 
-_FEW = 4  # rows or columns up to which `matmul` has better ways
+_FEW = 4  # rows, or columns along which the kernel lies, up to which `matmul` has better ways
 _NARROW = ("float16", "uint16", "int8", "uint8")  # for their products the machine has its own
 
 
@@ -39,7 +39,7 @@ def forward(
     def product(pixels: Buffer, weights: Buffer) -> Stmt:
         rows = math.prod(shape[:-1])
         narrow = emit.dtype_of(x) != accumulator(x, w)  # `matmul` knows what is done for these
-        if every and (narrow or min(rows, columns) <= _FEW):
+        if every and (narrow or rows <= _FEW or columns == 1):
             finish = flattened(epilogue, shape)
             return matmul(pixels, weights, machine=machine, epilogue=finish)
 
