@@ -9,18 +9,19 @@ such. TVM's LLVM makes object code of all, which is loaded and run without TVM (
 Kernels that differ only in their name are compiled once. The entry is an object of its own, so
 that no kernel is inlined in it: TVM tells LLVM that different buffers never share memory, which is
 true within a kernel but not between two. Kernels whose results lie on their operands are another,
-for TVM takes what one function of a module says about that for all of them. A large program's
-kernels are compiled in several objects on as many threads: TVM gives up Python's lock meanwhile.
+for TVM takes what one function of a module says about that for all of them. A few kernels make an
+object, and objects are compiled on as many threads as native code runs on, beginning while
+Python still makes the kernels of the next ones: TVM gives up Python's lock while it compiles.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import tvm
 import tvm_ffi
@@ -29,12 +30,13 @@ from tvm.ir import PointerType, PrimType
 from tvm.tirx import ForKind
 
 from ...ir.errors import LoweringError
+from ..native.host import host_cores
 from ..native.program import NativeCode, NativeProgram, load
 from .emit import ALIASED, PLAIN, PrimFunc, Stmt
 from .entry import Call, Statement, bases_in, calls_in, lower_entry
 from .target import Target
 
-_PART_KERNELS = 8  # fewer kernels than this are not worth another compiler thread
+_BATCH = 4  # kernels of an object: enough that what each object takes does not count
 
 
 def build(
@@ -42,10 +44,10 @@ def build(
     statements: Sequence[Statement],
     target: Target,
     *,
-    parts: int | None = None,
+    batch: int = _BATCH,
 ) -> NativeProgram:
     """Compile kernels and the program that calls them, and load it; see `compile_code`."""
-    return load(compile_code(kernels, statements, target, parts=parts))
+    return load(compile_code(kernels, statements, target, batch=batch))
 
 
 def compile_code(
@@ -53,7 +55,7 @@ def compile_code(
     statements: Sequence[Statement],
     target: Target,
     *,
-    parts: int | None = None,
+    batch: int = _BATCH,
 ) -> NativeCode:
     """Compile kernels and the program that calls them to object code.
 
@@ -66,9 +68,8 @@ def compile_code(
         What to run, in order.
     target : Target
         The machine.
-    parts : int, optional
-        Pieces that are compiled at the same time; by default as many as this process has
-        processors for a large program, else 1.
+    batch : int, optional
+        Kernels of an object.
 
     Returns
     -------
@@ -80,11 +81,71 @@ def compile_code(
     LoweringError
         If a call names no kernel, has the wrong number of arguments, or TVM refuses a kernel.
     """
-    pointers = 1 + max(bases_in(statements), default=-1)
-    pieces = _pieces(kernels, statements, target, parts)
-    with ThreadPoolExecutor(max(1, len(pieces) - 1)) as pool:
-        objects = tuple(pool.map(_Piece.object, pieces))
-    return NativeCode(objects, pointers, target.machine.cores)
+    with Compiler(target, batch=batch) as compiler:
+        for name in _called(kernels, statements):
+            compiler.add(name, kernels[name])
+        return compiler.finish(statements)
+
+
+class Compiler:
+    """Compiles kernels in the background as they are made, and then the program of them.
+
+    >>> with Compiler(target) as compiler:
+    ...     for name in names:
+    ...         compiler.add(name, make(name))
+    ...     code = compiler.finish(statements)
+
+    Parameters
+    ----------
+    target : Target
+        The machine.
+    batch : int
+        Kernels of an object.
+    """
+
+    def __init__(self, target: Target, *, batch: int = _BATCH) -> None:
+        self.target = target
+        self.batch = batch
+        self._unique = _Unique()
+        self._waiting: dict[bool, dict[str, PrimFunc]] = {False: {}, True: {}}  # by `ALIASED`
+        self._objects: list[Future[bytes]] = []
+        self._pool = ThreadPoolExecutor(host_cores(), thread_name_prefix="hornfels-llvm")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def add(self, name: str, function: PrimFunc) -> None:
+        """Take a kernel; it is compiled with the next ones."""
+        for symbol, kernel in self._unique.add(name, function).items():
+            waiting = self._waiting[_is_aliased(kernel)]
+            waiting[symbol] = kernel
+            if len(waiting) >= self.batch:
+                self._submit(_Kernels(dict(waiting), self.target))
+                waiting.clear()
+
+    def finish(self, statements: Sequence[Statement]) -> NativeCode:
+        """The code of the program that calls the kernels.
+
+        Raises
+        ------
+        LoweringError
+            If a call does not fit a kernel, or TVM refused a kernel.
+        """
+        for call in calls_in(statements):
+            self._unique.check(call)
+        for waiting in self._waiting.values():
+            if waiting:
+                self._submit(_Kernels(waiting, self.target))
+        self._submit(_Entry(tuple(statements), self._unique.symbols, self.target))
+        objects = tuple(each.result() for each in self._objects)
+        pointers = 1 + max(bases_in(statements), default=-1)
+        return NativeCode(objects, pointers, self.target.machine.cores)
+
+    def _submit(self, piece: _Piece) -> None:
+        self._objects.append(self._pool.submit(piece.object))
 
 
 def source(
@@ -94,72 +155,59 @@ def source(
     form: str = "ll",
 ) -> str:
     """The code of a program: ``"ll"`` for LLVM's language, ``"asm"`` for assembly."""
-    pieces = _pieces(kernels, statements, target, 1)
+    unique = _Unique()
+    groups: dict[bool, dict[str, PrimFunc]] = {}
+    for name in _called(kernels, statements):
+        for symbol, kernel in unique.add(name, kernels[name]).items():
+            groups.setdefault(_is_aliased(kernel), {})[symbol] = kernel
+    entry = _Entry(tuple(statements), unique.symbols, target)
+    pieces = [*(_Kernels(group, target) for group in groups.values()), entry]
     return "\n".join(piece.compile().inspect_source(form) for piece in pieces)
 
 
-def _pieces(
-    kernels: Mapping[str, PrimFunc],
-    statements: Sequence[Statement],
-    target: Target,
-    parts: int | None,
-) -> list[_Piece]:
-    calls = tuple(calls_in(statements))
-    for call in calls:
-        _check(call, kernels)
-    unique, names = _deduplicate({call.kernel: kernels[call.kernel] for call in calls})
-    if parts is None:
-        parts = max(1, min(os.cpu_count() or 1, len(unique) // _PART_KERNELS))
-    groups = _groups(unique, parts)
-    return [
-        *(_Kernels(group, target) for group in groups),
-        _Entry(tuple(statements), names, target),
-    ]
+def _called(kernels: Mapping[str, PrimFunc], statements: Sequence[Statement]) -> list[str]:
+    """The kernels that there are and that the statements call, in the order of their calls."""
+    names = dict.fromkeys(call.kernel for call in calls_in(statements))
+    return [name for name in names if name in kernels]
 
 
-def _check(call: Call, kernels: Mapping[str, PrimFunc]) -> None:
-    if call.kernel not in kernels:
-        raise LoweringError(f"build: call of unknown kernel {call.kernel!r}")
-    wanted = len(kernels[call.kernel].params)
-    if len(call.arguments) != wanted:
-        raise LoweringError(
-            f"build: kernel {call.kernel!r} takes {wanted} pointers, got {len(call.arguments)}"
-        )
+def _is_aliased(kernel: PrimFunc) -> bool:
+    return bool(kernel.attrs[ALIASED])
 
 
-def _deduplicate(kernels: Mapping[str, PrimFunc]) -> tuple[dict[str, PrimFunc], dict[str, str]]:
-    """Keep one of each set of equal kernels; also return the symbol of every name.
+class _Unique:
+    """Kernels without those that differ from another in their name alone.
 
     Symbols end in ``_kernel``, for a kernel may have the name of a function of the C library.
     """
-    kept: dict[str, PrimFunc] = {}
-    names: dict[str, str] = {}
-    by_hash: dict[int, list[str]] = {}
-    for name, function in kernels.items():
+
+    def __init__(self) -> None:
+        self.symbols: dict[str, str] = {}
+        """The symbol of every name."""
+        self._counts: dict[str, int] = {}  # of the parameters of a kernel
+        self._by_hash: dict[int, dict[str, PrimFunc]] = {}
+
+    def add(self, name: str, function: PrimFunc) -> dict[str, PrimFunc]:
+        """The kernel by its symbol, or nothing if an equal one was added before."""
         anonymous = function.without_attr("global_symbol")
-        group = by_hash.setdefault(tvm_ffi.structural_hash(anonymous), [])
-        same = next((n for n in group if tvm_ffi.structural_equal(kept[n], anonymous)), None)
-        if same is None:
-            same = f"{name}_kernel"
-            kept[same] = anonymous
-            group.append(same)
-        names[name] = same
-    return kept, names
+        known = self._by_hash.setdefault(tvm_ffi.structural_hash(anonymous), {})
+        same = next((s for s, f in known.items() if tvm_ffi.structural_equal(f, anonymous)), "")
+        self.symbols[name] = symbol = same or f"{name}_kernel"
+        self._counts[name] = len(function.params)
+        if same:
+            return {}
+        known[symbol] = anonymous
+        return {symbol: anonymous}
 
-
-def _groups(kernels: Mapping[str, PrimFunc], parts: int) -> list[dict[str, PrimFunc]]:
-    """Share kernels out to modules: equally much code each, those of one kind of aliasing."""
-    sizes = {name: len(str(function)) for name, function in kernels.items()} if parts > 1 else {}
-    groups: list[dict[str, PrimFunc]] = []
-    for aliased in (False, True):
-        names = [name for name, f in kernels.items() if bool(f.attrs[ALIASED]) == aliased]
-        shares = [(0, dict[str, PrimFunc]()) for _ in range(min(parts, len(names)))]
-        for name in sorted(names, key=lambda name: -sizes.get(name, 0)):
-            size, share = least = min(shares, key=lambda share: share[0])
-            share[name] = kernels[name]
-            shares[shares.index(least)] = (size + sizes.get(name, 0), share)
-        groups += [share for _, share in shares]
-    return groups
+    def check(self, call: Call) -> None:
+        """Refuse a call that does not fit."""
+        wanted = self._counts.get(call.kernel)
+        if wanted is None:
+            raise LoweringError(f"build: call of unknown kernel {call.kernel!r}")
+        if len(call.arguments) != wanted:
+            raise LoweringError(
+                f"build: kernel {call.kernel!r} takes {wanted} pointers, got {len(call.arguments)}"
+            )
 
 
 class _Piece:

@@ -2,7 +2,8 @@
 
 TVM's foundation imports PyTorch where it is installed, which takes more time than compiling a
 small model, and TVM imports its graph language Relax. Here, neither is: PyTorch is imported when
-somebody asks for it, and so is `tvm.relax`.
+somebody asks for it, and so is `tvm.relax`. TVM's sessions on several machines need a library
+that it does not load; to try all the same, and make an error of that, takes as long as the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from ...ir.collector import rare_collection
 
 _RELAX = "tvm.relax"
+_MISSING = ("torch", "torch_c_dlpack_ext", "tvm.runtime.disco")
 
 
 class _Blank(Loader):
@@ -29,7 +31,7 @@ class _Blank(Loader):
 
 
 class _Without(MetaPathFinder):
-    """For one thread: there is no PyTorch, and Relax is empty."""
+    """For one thread: there is none of `_MISSING`, and Relax is empty."""
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
@@ -39,7 +41,7 @@ class _Without(MetaPathFinder):
     ) -> ModuleSpec | None:
         if threading.get_ident() != self._thread:
             return None
-        if name in ("torch", "torch_c_dlpack_ext"):
+        if name in _MISSING:
             raise ModuleNotFoundError(f"{name} is left out while TVM is imported", name=name)
         return ModuleSpec(name, _Blank(), is_package=True) if name == _RELAX else None
 

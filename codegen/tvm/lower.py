@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -24,7 +24,7 @@ from ...passes.plan import (
     Window,
     align,
 )
-from ..native.program import NativeProgram
+from ..native.program import NativeProgram, load
 from . import build, emit, entry
 from .batch import batch
 from .emit import Buffer, PrimFunc, Stmt
@@ -123,8 +123,9 @@ def compile_plan(plan: Plan, target: Target, choices: Choices = MappingProxyType
     LoweringError
         If a kernel holds what the native backend cannot express.
     """
-    lowered = lower_plan(plan, target, choices)
-    program = build.build(lowered.kernels, lowered.statements, target)
+    with build.Compiler(target) as compiler:
+        lowered = lower_plan(plan, target, choices, compiler.add)
+        program = load(compiler.finish(lowered.statements))
     return Compiled(plan, program, lowered.workspace_bytes)
 
 
@@ -143,15 +144,23 @@ def compile_timed(plan: Plan, target: Target) -> tuple[Compiled, Timed]:
     return Compiled(plan, program, lowered.workspace_bytes), noted
 
 
-def lower_plan(plan: Plan, target: Target, choices: Choices = MappingProxyType({})) -> Lowered:
-    """Make TIR of a plan.
+def lower_plan(
+    plan: Plan,
+    target: Target,
+    choices: Choices = MappingProxyType({}),
+    begin: Callable[[str, PrimFunc], None] = lambda name, function: None,
+) -> Lowered:
+    """Make TIR of a plan; `begin` is called with each kernel as soon as it is made.
 
     Raises
     ------
     LoweringError
         If a kernel holds what the native backend cannot express.
     """
-    functions = {kernel.name: function for kernel, function in _functions(plan, target, choices)}
+    functions = {}
+    for kernel, function in _functions(plan, target, choices):
+        functions[kernel.name] = function
+        begin(kernel.name, function)
     layout = _layout(plan)
     bases = {
         (space, i): Address(position)

@@ -32,12 +32,12 @@ def test_calls_run_in_order_at_their_offsets():
     np.testing.assert_array_equal(arena[128:165], np.arange(37) + 11)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3])
-def test_parts_give_the_same_program(parts):
+@pytest.mark.parametrize("batch", [1, 2, 6])
+def test_batches_give_the_same_program(batch):
     arena = aligned(np.zeros(64, np.float32))
     kernels = {f"add{n}": add(float(n)) for n in range(6)}
     calls = [Call(f"add{n}", (Address(0), Address(0))) for n in (0, 1, 2, 3, 4, 5, 1)]
-    build(kernels, calls, TARGET, parts=parts).run([arena.ctypes.data])
+    build(kernels, calls, TARGET, batch=batch).run([arena.ctypes.data])
     np.testing.assert_array_equal(arena[:37], np.full(37, 16.0))
 
 
