@@ -14,14 +14,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..ir.errors import VerifyError
-from ..ir.graph import Graph, Node, Value, reachable
+from ..ir.graph import Graph, Node, Value, is_among, reachable
 from ..ir.rewrite import number_of
 from ..ir.settings import current_settings
 from ..ir.verify import verify
+from .batches import parts_of
 from .cse import key_of
 from .loops import take_apart
-from .plan import ALIGNMENT, Call, Plan, Slot
+from .plan import ALIGNMENT, BATCH, ROW, Call, Plan, Slot
 from .regions import live_outputs
+from .rows import agree, body_rows
 
 
 @dataclass(frozen=True)
@@ -215,8 +217,9 @@ def check_plan(plan: Plan) -> None:
     Raises
     ------
     VerifyError
-        If a slot lies outside its block or unaligned, or a call reads a slot that nothing has
-        written, or that something else was written over.
+        If a slot lies outside its block or unaligned, a call reads a slot that nothing has
+        written, or that something else was written over, or a kernel has not the form that its
+        root says.
     """
     if not current_settings().contracts:
         return
@@ -226,6 +229,8 @@ def check_plan(plan: Plan) -> None:
     for call in plan.calls:
         for body in () if isinstance(call, Call) else call.bodies.values():
             check_plan(body.plan)
+        if isinstance(call, Call):
+            _check_form(plan, call)
         name = call.kernel.name if isinstance(call, Call) else str(call)
         for value in call.inputs:
             slot = plan.slots[value]
@@ -235,6 +240,26 @@ def check_plan(plan: Plan) -> None:
                                   f"{value!r}, where {found!r} lies")  # fmt: skip
         for value in call.outputs:
             memory.write(plan.slots[value], value)
+
+
+def _check_form(plan: Plan, call: Call) -> None:
+    """Require that results of rows are read in their rows, and that a batch writes over nothing
+    that a later part reads."""
+    kernel = call.kernel
+    body = kernel.body
+    if kernel.root == ROW and not agree(body.outputs, (), body_rows(body)):
+        raise VerifyError(f"plan {plan.graph.name}: {kernel.name} reads results of other rows")
+    if kernel.root != BATCH:
+        return
+    parts = parts_of(body)
+    if any(len({v.type.size for v in part.outputs}) > 1 for part in parts):
+        raise VerifyError(f"plan {plan.graph.name}: {kernel.name} has a part of several sizes")
+    for j, i in plan.in_place(call):
+        output, operand = body.outputs[j], body.inputs[i]
+        readers = [part for part in parts if is_among(operand, part.inputs)]
+        if not all(is_among(output, part.outputs) for part in readers):
+            raise VerifyError(f"plan {plan.graph.name}: {kernel.name} writes {call.outputs[j]!r} "
+                              f"over {call.inputs[i]!r}, which another part reads")  # fmt: skip
 
 
 class _Memory:

@@ -14,7 +14,7 @@ from hornfels.ir import parse
 from hornfels.ir.errors import PassError, VerifyError
 from hornfels.ir.graph import Graph
 from hornfels.ir.settings import settings
-from hornfels.passes import contracts
+from hornfels.passes import contracts, fusion
 from hornfels.passes.contracts import CONTRACTS, check, check_plan
 from hornfels.passes.pipeline import PASSES, PIPELINE, make_plan, optimize
 from hornfels.passes.plan import Slot
@@ -178,3 +178,37 @@ def test_a_pass_may_drop_an_update_that_changes_nothing_but_not_add_one():
     optimize(parse(INTERFACE), (Becomes(without),))
     with pytest.raises(PassError, match="same-interface: w was not updated before"):
         optimize(parse(without), (Becomes(INTERFACE),))
+
+
+def test_a_row_kernel_that_reads_results_of_other_rows_is_found(monkeypatch):
+    monkeypatch.setattr(fusion, "agree", lambda *_: True)
+    graph = parse("""graph g(%x: f32[8,8]) {
+      %0: f32[8] = reduce_sum[axes=(1,)](%x)
+      %1: f32[8,8] = broadcast[shape=(8, 8), axes=(1,)](%0)
+      %2: f32[8,8] = sub(%x, %1)
+      return y=%2
+    }""")
+    with pytest.raises(VerifyError, match="row_reduce_sum_sub reads results of other rows"):
+        make_plan(graph)
+
+
+def test_a_batch_that_writes_over_what_a_later_part_reads_is_found(monkeypatch):
+    graph = parse("""graph g(%x: f32[16,16]; %v: f32[16,16], %w: f32[16,16]) {
+      %0: f32[16,16] = matmul[transpose_a=False, transpose_b=False](%x, %x)
+      %1: f32[16,16] = matmul[transpose_a=True, transpose_b=False](%x, %x)
+      %2: f32[16,16] = add(%v, %0)
+      %3: f32[16,16] = mul(%w, %1)
+      return y=%x; %v=%2, %w=%3
+    }""")
+    plan = make_plan(graph)
+    (batch,) = [call for call in plan.calls if call.kernel.root == "batch"]
+    first, last = batch.outputs
+    operands = [v for v in batch.inputs if v.node is not None]
+    for output, operand in itertools.product((first, last), operands):
+        own = output.node is not None and any(v is operand for v in output.node.inputs)
+        slots = {**plan.slots, output: plan.slots[operand]}
+        if own:
+            check_plan(replace(plan, slots=slots, copies=()))
+        else:
+            with pytest.raises(VerifyError, match="which another part reads"):
+                check_plan(replace(plan, slots=slots, copies=()))
