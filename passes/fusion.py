@@ -246,8 +246,8 @@ def _merge_epilogues(groups: Groups) -> None:
 
 
 def _fits_epilogue(groups: Groups, root: Group, reader: Group, updates: set[Value]) -> bool:
-    """New state stays out: as an epilogue, Adam's update of an MLP's weights took the product and
-    it 12 to 20 % longer, for tiles of three more arrays do not stream."""
+    """New state stays out: a product of an MLP with Adam's update of the weights as its epilogue
+    took 12 to 20 % longer than the two one after the other."""
     if reader.form != "pointwise" or not _reads_aligned(groups, root, reader):
         return False
     if not updates.isdisjoint(reader.outputs):
