@@ -21,9 +21,9 @@ from typing import Any
 from ..ir.graph import Graph, Node, Value
 from .plan import ALIGNMENT
 
-FEWEST, MOST = 16, 64
-"""Rows of a chunk. Products of few rows load their matrix for little work; few chunks leave
-threads without work."""
+FEWEST, MOST = 8, 32
+"""Rows of a chunk. Products of fewer rows load their matrix for little work, and of more chunks
+threads can take as many as they have time for."""
 
 WORTH = 1 << 21
 """Operations of a loop from which on several threads are worth it: some 20 microseconds of one."""
@@ -52,17 +52,19 @@ def chunked(node: Node) -> Chunked | None:
     """A scan in chunks of rows, if its rows are independent and the work is worth it."""
     body, carry = node.attrs["body"], node.attrs["carry"]
     rows = body.inputs[0].shape[0] if carry and body.inputs[0].ndim else 0
-    size = next((r for r in range(min(MOST, rows // 2), FEWEST - 1, -1) if rows % r == 0), 0)
-    if not size or _work(node) < WORTH:
+    sizes = [r for r in range(min(MOST, rows // 2), FEWEST - 1, -1) if rows % r == 0]
+    if not sizes or _work(node) < WORTH:
         return None
-    split = _Split(body, rows, size)
+    split = _Split(body, rows)
     if not split.demand(carry):
         return None
-    found, by_rows = split.build(), tuple(map(split.is_by_rows, body.inputs))
-    apart = [v for v, each in zip(found.inputs, by_rows, strict=True) if each]
-    if any(int(v.type.nbytes) % ALIGNMENT for v in (*apart, *found.outputs)):
-        return None
-    return Chunked(rows // size, found, by_rows)
+    by_rows = tuple(map(split.is_by_rows, body.inputs))
+    apart = [v for v, each in zip(body.inputs, by_rows, strict=True) if each]
+    row_bytes = [int(v.type.nbytes) // rows for v in (*apart, *body.outputs)]
+    for size in sizes:
+        if not any(size * nbytes % ALIGNMENT for nbytes in row_bytes):
+            return Chunked(rows // size, split.build(size), by_rows)
+    return None
 
 
 def _work(node: Node) -> int:
@@ -83,10 +85,10 @@ Attrs = Mapping[str, Any]
 
 
 class _Split:
-    """A body for `size` of its `rows`: which values are needed by rows, which whole, and both."""
+    """A body for some of its `rows`: which values are needed by rows, which whole, and both."""
 
-    def __init__(self, body: Graph, rows: int, size: int) -> None:
-        self.body, self.rows, self.size = body, rows, size
+    def __init__(self, body: Graph, rows: int) -> None:
+        self.body, self.rows = body, rows
         self.kinds: dict[Value, set[bool]] = {}  # True: by rows
 
     def is_by_rows(self, parameter: Value) -> bool:
@@ -124,33 +126,34 @@ class _Split:
         rule = _NEEDS.get(node.op.name)
         return rule(node) if rule else None
 
-    def build(self) -> Graph:
-        """The body for a chunk."""
+    def build(self, size: int) -> Graph:
+        """The body for a chunk of `size` rows."""
         new: dict[tuple[Value, bool], Value] = {}
         inputs = []
         for v in self.body.inputs:
             by_rows = self.is_by_rows(v)
-            shape = (self.size, *v.shape[1:]) if by_rows else v.shape
+            shape = (size, *v.shape[1:]) if by_rows else v.shape
             part = Value(v.type.with_shape(shape), name=v.name)
             new[v, by_rows] = part
             inputs.append(part)
         for node in self.body.nodes:
             for by_rows in {kind for v in node.outputs for kind in self.kinds.get(v, ())}:
-                copy = self._part(node, by_rows, new)
+                copy = self._part(node, size if by_rows else 0, new)
                 new.update(((v, by_rows), w)
                            for v, w in zip(node.outputs, copy.outputs, strict=True))  # fmt: skip
         names = self.body.output_names
         outputs = {k: new[v, True] for k, v in zip(names, self.body.outputs, strict=True)}
         return Graph.make(self.body.name, inputs, (), outputs)
 
-    def _part(self, node: Node, by_rows: bool, new: Mapping[tuple[Value, bool], Value]) -> Node:
-        needs = self._needs(node) if by_rows else (False,) * len(node.inputs)
+    def _part(self, node: Node, size: int, new: Mapping[tuple[Value, bool], Value]) -> Node:
+        """The node for so many rows, or for 0 the whole of it."""
+        needs = self._needs(node) if size else (False,) * len(node.inputs)
         assert needs is not None
         operands = [new[v, need] for v, need in zip(node.inputs, needs, strict=True)]
         attrs = dict(node.attrs)
-        for name in ("shape", "limits") if by_rows else ():
+        for name in ("shape", "limits") if size else ():
             if name in attrs:
-                attrs[name] = (self.size, *attrs[name][1:])
+                attrs[name] = (size, *attrs[name][1:])
         return Node(node.op, operands, attrs, node.source)
 
 

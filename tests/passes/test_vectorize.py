@@ -67,6 +67,13 @@ STAYS = {
         changed("hoist-product", ("2,16]", "2,15]"), ("[16,4]", "[15,4]")),
         "hoist-product", "is stored for few operations",
     ),
+    "many-rows": (
+        changed("hoist-product", ("[2,", "[32,"), ("5,2,", "5,32,"), ("(2, 4)", "(32, 4)")),
+        "hoist-product", "a step of f32[32,4] has rows enough",
+    ),
+    "small-matrix": (
+        changed("turn-matrix", ("64", "63")), "turn-matrix", "",
+    ),
     "reads-the-carry": (
         changed("hoist-product", ("matmul(%x, %w)", "matmul(%h, %w)"), ("2,16]", "2,4]"),
                 ("[16,4]", "[4,4]")),
@@ -144,8 +151,10 @@ def test_many_terms_stay(monkeypatch):
 
 def test_any_length():
     """The number of steps may be open."""
-    for name in NAMES:
-        before = golden(name)[0].replace("[5,", "[N,").replace("length=5", "length=N")
+    for text in (golden(name)[0] for name in NAMES):
+        before = text.replace("[5,", "[N,").replace("length=5", "length=N")
+        if before.count("N") == 1:
+            continue  # no operand has that size
         _, report = rewritten(before)
         assert sum(report.fired.values()) == 1
 

@@ -279,9 +279,9 @@ def test_the_gradient_of_a_recurrent_cell():
 def test_recurrent_networks_in_chunks_of_rows(kind, dtype, monkeypatch):
     """Rows run on several threads, whose kernels have workspace of their own."""
     monkeypatch.setattr("hornfels.passes.chunks.WORTH", 0)
-    graph = optimize(training_step(kind, length=3, batch=48, features=17, units=24, dtype=dtype))
+    graph = optimize(training_step(kind, length=3, batch=48, features=17, units=17, dtype=dtype))
     program = compile_plan(make_plan(graph), parse_target("cpu -num-cores=3"))
-    assert str(program.plan).count("in 2 chunks") == 2
+    assert str(program.plan).count(" chunks]") == 2
     assert program.workspace_bytes
     arrays = arrays_for(graph) | start(graph)
     tolerance = 1e-10 if dtype == f64 else 1e-4
