@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ...ir.graph import Graph, Value
 from ...passes.batches import parts_of
-from . import emit
+from . import bfloat, emit
 from . import index as ix
 from .cost import serial_nanoseconds, tasks_for, traffic
 from .emit import Buffer, Stmt
@@ -35,7 +35,7 @@ def batch(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) -> Stm
     machine : Machine
         What to choose vectors and threads for.
     """
-    nest = Nest()
+    nest = Nest(narrows=bfloat.narrows(machine))
     evaluator = Evaluator(nest, buffers)
     parts = [_Part.of(part, evaluator, buffers, machine) for part in parts_of(body)]
     work = sum(

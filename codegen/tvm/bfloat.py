@@ -3,7 +3,8 @@
 Numbers are computed in f32. Where the processor has AVX512-BF16, products take pairs: an int32
 holds two neighbours along a sum, the first in its lower half, and one instruction multiplies 16
 pairs with 16 others and adds both products to 16 sums in f32, twice as many multiplications as
-in f32. Its instructions take subnormal numbers for zero and round what becomes one to zero.
+in f32. Its instructions take denormal numbers for zero and make none; where these are to be kept,
+and on other processors, bf16 is multiplied as f32.
 
 What TVM cannot say, functions in LLVM's language do, which a kernel imports and LLVM inlines.
 """
@@ -16,6 +17,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx import op as top
 
+from ...ir.settings import current_settings
 from . import emit
 from .emit import Expr, Index, Stmt
 from .target import Machine
@@ -41,10 +43,20 @@ def narrow(value: Expr, machine: Machine) -> Expr:
     In the body of a vectorized loop, which `value` must depend on, this is one instruction where
     the processor has one.
     """
-    name = _NARROWING.get(emit.lane()[1]) if pairs_fit(machine) and _lanes(value) == 1 else None
-    if name is not None:
-        return tirx.reinterpret(STORED, tirx.call_llvm_pure_intrin("int16", name, value))
+    lanes = emit.lane()[1]
+    if _lanes(value) == 1 and lanes in narrows(machine):
+        return narrow_lane(value, lanes)
     return rounded(value)
+
+
+def narrows(machine: Machine) -> frozenset[int]:
+    """Lanes of the vectors that one instruction rounds to bf16."""
+    return frozenset(_NARROWING) if pairs_fit(machine) else frozenset()
+
+
+def narrow_lane(value: Expr, lanes: int) -> Expr:
+    """As `narrow`, in the body of a vectorized loop of so many lanes, one of `narrows`."""
+    return tirx.reinterpret(STORED, tirx.call_llvm_pure_intrin("int16", _NARROWING[lanes], value))
 
 
 def bits_of(value: Expr, machine: Machine) -> Expr:
@@ -73,8 +85,9 @@ def upper_half(value: Expr) -> Expr:
 
 
 def pairs_fit(machine: Machine) -> bool:
-    """Whether the processor multiplies pairs of bf16."""
-    return "avx512bf16" in machine.features and machine.lanes("float32") in _LANES
+    """Whether the processor multiplies pairs of bf16, and denormal numbers may be lost."""
+    able = "avx512bf16" in machine.features and machine.lanes("float32") in _LANES
+    return able and current_settings().denormals == "flush"
 
 
 def join(low: Expr, high: Expr) -> Expr:

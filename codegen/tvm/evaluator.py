@@ -224,8 +224,12 @@ class Evaluator:
     def _elementwise(self, node: Node, at: Indices) -> Element:
         assert node.op.scalar is not None, node.op.name
         operands = [self.element(v, at) for v in node.inputs]
+        picks = node.op.name in _PICKS and node.output.dtype.is_float
+        rounds = not picks or any(x.exact is not None for x in operands)
+        if picks:  # rounding keeps the order of numbers, so it may as well come last
+            operands = [x.exact or x for x in operands]
         result = node.op.scalar(self.math(node), *map(_as_computed, operands), **node.attrs)
-        return as_stored(result, node.output)
+        return as_stored(result, node.output) if rounds else result.plain(node.output.dtype)
 
     def math(self, node: Node) -> Math:
         """The namespace for a node: of its operands' dtype, which for a select is the branches'."""
@@ -358,8 +362,13 @@ def _as_computed(x: Element) -> Element:
 
 def as_stored(x: Element, value: Value) -> Element:
     """The result of a formula as an element of the dtype of `value`."""
+    if x.dtype in (f16, bf16):  # of a cast, which has rounded it
+        return x
     return rounded(x.plain()) if x.dtype == value.dtype else cast(x.plain(), value.dtype)
 
+
+# Each result is one of the operands but for its sign, so it needs no rounding.
+_PICKS = frozenset({"neg", "abs", "relu", "maximum", "minimum", "select", "stop_gradient"})
 
 _SPECIAL: dict[str, Any] = {
     "concat": Evaluator._concat, "gather": Evaluator._gather, "iota": Evaluator._iota,

@@ -321,6 +321,8 @@ def lower_kernel(kernel: Kernel, machine: Machine, *, aliased: bool = False) -> 
 
 
 def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> Stmt:
+    if kernel.root == ROW:
+        return rowwise(kernel.body, buffers, machine)
     root = kernel.root_node
     if kernel.root == ROW:
         return rowwise(kernel.body, buffers, machine)

@@ -16,6 +16,7 @@ from tvm import tirx
 from tvm.tirx import op as top
 
 from ...ir.types import DType, bf16, boolean, f16, f32, f64, i32, i64
+from . import bfloat
 from .emit import Buffer, Expr
 from .index import Index
 from .nest import Nest
@@ -47,7 +48,7 @@ _SERIALS = itertools.count()
 class Element:
     """One element: an expression that costs nothing to use again."""
 
-    __slots__ = ("dtype", "expr", "factors", "level", "nest", "serial")
+    __slots__ = ("dtype", "exact", "expr", "factors", "level", "nest", "serial")
     __hash__ = object.__hash__
 
     def __init__(
@@ -56,6 +57,8 @@ class Element:
         self.nest, self.dtype, self.expr, self.level = nest, dtype, expr, level
         self.serial = next(_SERIALS) if serial is None else serial
         self.factors: tuple[Element, Element] | None = None
+        self.exact: Element | None = None
+        """What this was rounded from, to a shorter dtype."""
 
     def plain(self, dtype: DType | None = None) -> Element:
         """The same number, not to be contracted with a sum, seen as another dtype if given."""
@@ -313,27 +316,23 @@ def _cast(target: str, x: Expr) -> Expr:
 def rounded(x: Element) -> Element:
     """What memory of the dtype can hold: f16 and bf16 are rounded, short integers wrap around."""
     if x.dtype == bf16:
-        return _apply("round", _round_bf16, x, extra="bf16")
-    if x.dtype == f16 or (x.dtype.is_integer and x.dtype.bits < 32):
+        result = _apply("round", lambda e: _round_bf16(x.nest, x.level, e), x, extra="bf16")
+    elif x.dtype == f16 or (x.dtype.is_integer and x.dtype.bits < 32):
         own, held = carrier(x.dtype), storage(x.dtype)
-        return _apply("round", lambda e: tirx.Cast(own, tirx.Cast(held, e)), x, extra=held)
-    return x
+        result = _apply("round", lambda e: tirx.Cast(own, tirx.Cast(held, e)), x, extra=held)
+    else:
+        return x
+    result.exact = x if x.dtype.is_float else None
+    return result
 
 
-def _round_bf16(x: Expr) -> Expr:
-    word = lambda value: tirx.const(value, "uint32")  # noqa: E731
-    kept = top.shift_left(_bf16_bits(x), word(16))
-    return tirx.reinterpret("float32", kept)
-
-
-def _bf16_bits(x: Expr) -> Expr:
-    """The upper 16 bits of a float32, rounded to nearest even; NaN stays NaN."""
-    word = lambda value: tirx.const(value, "uint32")  # noqa: E731
-    bits = tirx.reinterpret("uint32", x)
-    odd = top.bitwise_and(top.shift_right(bits, word(16)), word(1))
-    nearest = top.shift_right(bits + word(0x7FFF) + odd, word(16))
-    quiet = top.bitwise_or(top.shift_right(bits, word(16)), word(0x40))
-    return tirx.Select(tirx.NE(x, x), quiet, nearest)
+def _round_bf16(nest: Nest, level: int, x: Expr) -> Expr:
+    """To the nearest, of two such to the even one; NaN stays NaN."""
+    vector = nest.in_vector(x, level)
+    if vector is not None:
+        return bfloat.widen(bfloat.narrow_lane(vector, nest.lanes_at(level)))
+    word = tirx.const(16, "uint32")
+    return tirx.reinterpret("float32", top.shift_left(bfloat.upper_half(x), word))
 
 
 def load(buffer: Buffer, at: Sequence[Expr], dtype: DType) -> Expr:

@@ -35,19 +35,21 @@ class _Scope:
 class Nest:
     """The statements of a kernel, from outside in."""
 
-    def __init__(self, *, inline: bool = False) -> None:
+    def __init__(self, *, inline: bool = False, narrows: frozenset[int] = frozenset()) -> None:
         self._scopes = [_Scope()]
         self.inline = inline
+        self.narrows = narrows
+        """Lanes of vectors that one instruction rounds to bf16."""
         self.needs_memory = False
         """Whether something was to be written out that is right only if it goes through memory."""
 
     @staticmethod
-    def inside_lanes(*, inline: bool) -> Nest:
+    def inside_lanes(*, inline: bool, narrows: frozenset[int] = frozenset()) -> Nest:
         """A nest for the body of the innermost loop that `emit` is making.
 
         `inline` writes expressions out where they are used, for bodies of a few operations.
         """
-        nest = Nest(inline=inline)
+        nest = Nest(inline=inline, narrows=narrows)
         lane, lanes = emit_lane()
         if lanes > 1:
             nest._scopes[0] = _Scope(lane, lanes)
@@ -86,6 +88,20 @@ class Nest:
             self.needs_memory = True
             return value
         return self._through_stack(value, level)
+
+    def lanes_at(self, level: int) -> int:
+        """Lanes of the loop at `level`, 1 if it is no vector."""
+        return self._scopes[level].lanes
+
+    def in_vector(self, value: Expr, level: int) -> Expr | None:
+        """`value` in a form that is a vector where the loop at `level` is one, for instructions
+        that there are for vectors of `narrows` alone; None where it would not be one."""
+        scope = self._scopes[level]
+        if scope.lane is None or scope.lanes not in self.narrows:
+            return None
+        if not self.inline:
+            return self._through_stack(value, level)
+        return value if _mentions(value, scope.lane) else None
 
     def _through_stack(self, value: Expr, level: int) -> Expr:
         scope = self._scopes[level]
@@ -192,6 +208,16 @@ class Nest:
         """The whole body."""
         assert self.level == 0
         return seq(*self._scopes[0].statements)
+
+
+def _mentions(value: Expr, variable: Expr) -> bool:
+    """Whether an expression of a few nodes depends on a variable."""
+    if value.same_as(variable):
+        return True
+    names = ("a", "b", "value", "condition", "true_value", "false_value", "base")
+    parts = [getattr(value, name, None) for name in names]
+    parts += [*getattr(value, "args", ()), *getattr(value, "indices", ())]
+    return any(isinstance(part, Expr) and _mentions(part, variable) for part in parts)
 
 
 def _int(value: int) -> Expr:

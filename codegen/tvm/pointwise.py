@@ -15,7 +15,7 @@ from tvm import tirx
 
 from ...ir.graph import Graph, Value, is_among
 from ...ir.types import Shape
-from . import emit
+from . import bfloat, emit
 from . import index as ix
 from .cost import serial_nanoseconds, tasks_for, traffic
 from .emit import Buffer, Stmt
@@ -40,7 +40,7 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
     machine : Machine
         What to choose vectors and threads for.
     """
-    nest = Nest()
+    nest = Nest(narrows=bfloat.narrows(machine))
     evaluator = Evaluator(nest, buffers)
     if all(_replaces_window(v, body) for v in body.outputs):
         for value in dict.fromkeys(body.outputs):

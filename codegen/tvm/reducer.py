@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ...ir.graph import Graph, Node, Value
 from ...passes.rows import reduced_axes
 from ...passes.stored import cost
-from . import emit
+from . import bfloat, emit
 from . import index as ix
 from .accumulate import Accumulator, accumulator
 from .cost import serial_nanoseconds, tasks_for, traffic
@@ -74,7 +74,7 @@ class Space:
         self.shape = tuple(int(d) for d in self.nodes[0].inputs[0].shape)
         self.reduced = reduced_axes(self.nodes[0])
         self.kept_shape = tuple(d for i, d in enumerate(self.shape) if i not in self.reduced)
-        self.nest = Nest()
+        self.nest = Nest(narrows=bfloat.narrows(machine))
         self.evaluator = Evaluator(self.nest, buffers)
         self.loops = self._loops()
         self.lanes = lanes_for(body, machine)

@@ -51,15 +51,18 @@ def rooted(body: Graph, root: Node, buffers: Mapping[Value, Buffer], machine: Ma
     if template is None:
         raise LoweringError(f"{root.op.name}: has no template", where=root.source.where)
     operands = [buffers[v] for v in root.inputs]
-    epilogue = _Epilogue(body, root, buffers)
+    epilogue = _Epilogue(body, root, buffers, machine)
     return template(root, operands, {"machine": machine, "epilogue": epilogue})
 
 
 class _Epilogue:
     """What is stored of each element of the root's output."""
 
-    def __init__(self, body: Graph, root: Node, buffers: Mapping[Value, Buffer]) -> None:
+    def __init__(
+        self, body: Graph, root: Node, buffers: Mapping[Value, Buffer], machine: Machine
+    ) -> None:
         self.body, self.root, self.buffers = body, root, buffers
+        self.narrows = bfloat.narrows(machine)
         rest = [n for n in body.nodes if n is not root]
         self.inline = sum(map(cost, rest)) <= _INLINE_COST
 
@@ -74,7 +77,7 @@ class _Epilogue:
     def _stores(
         self, indices: tuple[Index, ...], shape: tuple[int, ...], value: Expr
     ) -> list[Store] | Stmt:
-        nest = Nest.inside_lanes(inline=self.inline)
+        nest = Nest.inside_lanes(inline=self.inline, narrows=self.narrows)
         output = self.root.output
         at = tuple(
             ix.number(i) if isinstance(i, int) else nest.variable(i, 0, size - 1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ....ir.errors import LoweringError
 from ....ir.graph import Node, Value
+from .. import bfloat
 from ..emit import Buffer, Stmt
 from ..math import storage
 from ..nest import Nest
@@ -52,7 +53,7 @@ def opaque(node: Node, buffers: Buffers, machine: Machine) -> Stmt:
     rule = _LOOPS.get(node.op.name)
     if rule is None:
         raise LoweringError(f"{node.op.name}: has no kernel", where=node.source.where)
-    nest = Nest()
+    nest = Nest(narrows=bfloat.narrows(machine))
     unused = [v for v in node.outputs if v not in buffers]
     spare = {v: nest.scratch(storage(v.dtype), max(1, int(v.type.size))) for v in unused}
     rule(nest, node, {**buffers, **spare}, machine)
