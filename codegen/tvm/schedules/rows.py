@@ -110,8 +110,21 @@ class RowProduct:
 
     def reads_in_place(self, stripe: Stripe) -> bool:
         """Whether a stripe of the right operand is read where it lies, as few rows need it."""
-        few = self.rows <= _DIRECT_TILES * max_rows(self.machine, stripe.vectors)
+        tiles = 1 if self.is_heavy else _DIRECT_TILES
+        few = self.rows <= tiles * max_rows(self.machine, stripe.vectors)
         return few and self.plain and not self.transposed and stripe.columns % stripe.width == 0
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the packed matrix would not stay in the second-level cache."""
+        return self.terms * self.columns * element_bytes(self.dtype) > self.machine.l2 // 4
+
+    @property
+    def hot(self) -> bool:
+        """Whether each panel is packed where it is used, for one block that holds all rows."""
+        panels = max(stripe.panels for stripe in self.stripes)
+        enough = panels >= tasks_for(self.work, self.machine)
+        return self.is_heavy and enough and self.tiles[0] <= self.block
 
     @property
     def tallest(self) -> int:
@@ -132,8 +145,9 @@ class RowProduct:
     def block(self) -> int:
         """Row tiles in a block."""
         size, half = element_bytes(self.dtype), self.machine.l2 // 2
-        weights = self.terms * self.columns * size
-        each = self.terms + (self.columns if weights <= half // 2 else 0)
+        if self.is_heavy and self.rows * self.terms * size <= half + half // 2:
+            return self.tiles[0]
+        each = self.terms + (0 if self.is_heavy else self.columns)
         rows = max(4 * self.tallest, half // (each * size))
         return max(1, min(self.tiles[0], rows // self.tallest))
 
@@ -192,12 +206,14 @@ def _packed(
 ) -> Stmt:
     """Declare room for the panels of each stripe and fill it."""
     if len(done) == len(stripes):
-        fill = (_pack(product, stripe, room) for stripe, room in done if room is not None)
+        packed = () if product.hot else done
+        fill = (_pack(product, stripe, room) for stripe, room in packed if room is not None)
         return emit.seq(*fill, body(done))
     stripe = stripes[len(done)]
     if product.reads_in_place(stripe):
         return _packed(product, stripes, (*done, (stripe, None)), body)
-    shape = (stripe.panels, product.terms, stripe.width)
+    rooms = product.machine.cores if product.hot else stripe.panels
+    shape = (rooms, product.terms, stripe.width)
     return emit.scratch(
         "packed",
         shape,
@@ -210,7 +226,8 @@ def _blocks(product: RowProduct, weights: Weights) -> Stmt:
     """Blocks of rows, over tasks by row tiles or by panels."""
     tasks = tasks_for(product.work, product.machine)
     tiles, panels = product.tiles[0], max(stripe.panels for stripe, _ in weights)
-    by_panels = tiles < 4 * tasks and panels >= tasks and tiles % tasks != 0
+    uneven = tiles < 4 * tasks and panels >= tasks and tiles % tasks != 0
+    by_panels = product.hot or uneven
     tasks = min(tasks, panels if by_panels else tiles)
 
     def body(stage: Buffer | None) -> Stmt:
@@ -248,15 +265,26 @@ def _block(
     """All panels of some row tiles."""
 
     def panel(stripe: Stripe, packed: Buffer | None, number: Index) -> Stmt:
+        room = task if product.hot else number
+
         def tile(place: Index, first: Index, height: int) -> Stmt:
             def left(row: int, k: Index) -> Expr:
                 if stage is None:
                     return product.left(first + row, k)
                 return stage[task, place, row, k]
 
-            return _tile(product, stripe, packed, number, first, height, left)
+            return _tile(product, stripe, packed, (number, room), first, height, left)
 
-        return _over_tiles(product, tiles, tile)
+        fill = None
+        if product.hot and packed is not None:
+            fill = emit.serial(
+                stripe.vectors,
+                lambda v: _pack_vector(
+                    product, stripe, number * stripe.vectors + v, (room, v * stripe.lanes), packed
+                ),
+                "vector",
+            )
+        return emit.seq(fill, _over_tiles(product, tiles, tile))
 
     return emit.seq(
         None if stage is None else _copy(product, tiles, task, stage),
@@ -314,18 +342,19 @@ def _tile(
     product: RowProduct,
     stripe: Stripe,
     packed: Buffer | None,
-    number: Index,
+    panel: tuple[Index, Index],
     first: Index,
     height: int,
     left: Callable[[int, Index], Expr],
 ) -> Stmt:
+    number, room = panel
     tile = Tile(height, stripe.vectors, stripe.lanes, product.dtype)
     column = stripe.first + number * stripe.width
 
     def right(k: Index, vector: int) -> Expr:
         if packed is None:
             return product.right(k, tile.ramp(column + vector * tile.lanes))
-        return packed[number, k, tile.ramp(vector * tile.lanes)]
+        return packed[room, k, tile.ramp(vector * tile.lanes)]
 
     def terms(step: Callable[..., Stmt], start: Index, length: int) -> Stmt:
         return emit.serial(
@@ -396,27 +425,37 @@ def _results_ahead(product: RowProduct, tile: Tile, first: Index, column: Index)
 
 def _pack(product: RowProduct, stripe: Stripe, packed: Buffer) -> Stmt:
     """Copy columns to ``packed[panel, k, lane]``, with zeros past the last column."""
-    whole, rest = divmod(stripe.columns, stripe.lanes)
 
     def vector(flat: Index) -> Stmt:
         number, place = emit.unflatten(flat, (stripe.panels, stripe.vectors))
-        target = (number, place * stripe.lanes)
-
-        def columns(count: int) -> Stmt:
-            pack = _pack_across if product.transposed else _pack_along
-            return pack(product, stripe, stripe.first + flat * stripe.lanes, count, target, packed)
-
-        if stripe.panels * stripe.vectors == whole:
-            return columns(stripe.lanes)
-        return emit.when(
-            emit.less(flat, whole),
-            columns(stripe.lanes),
-            emit.when(emit.equal(flat, whole), columns(rest), columns(0)),
-        )
+        return _pack_vector(product, stripe, flat, (number, place * stripe.lanes), packed)
 
     small = stripe.columns * product.terms <= _SERIAL_PACK
     loop = emit.serial if small or product.machine.cores == 1 else emit.parallel
     return loop(stripe.panels * stripe.vectors, vector)
+
+
+def _pack_vector(
+    product: RowProduct,
+    stripe: Stripe,
+    flat: Index,
+    target: tuple[Index, Index],
+    packed: Buffer,
+) -> Stmt:
+    """Pack the `flat`-th vector of a stripe."""
+    whole, rest = divmod(stripe.columns, stripe.lanes)
+
+    def columns(count: int) -> Stmt:
+        pack = _pack_across if product.transposed else _pack_along
+        return pack(product, stripe, stripe.first + flat * stripe.lanes, count, target, packed)
+
+    if stripe.panels * stripe.vectors == whole:
+        return columns(stripe.lanes)
+    return emit.when(
+        emit.less(flat, whole),
+        columns(stripe.lanes),
+        emit.when(emit.equal(flat, whole), columns(rest), columns(0)),
+    )
 
 
 def _pack_along(

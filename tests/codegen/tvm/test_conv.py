@@ -56,6 +56,16 @@ CASES = {
     "depthwise": (2, (6, 7), 20, 20, 3, {"groups": 20, "padding": 1}),
     "depthwise, in place": (2, (6, 7), 20, 20, 3, {"groups": 20}),
     "depthwise, strides": (2, (6, 7), 35, 35, 3, {"groups": 35, "padding": 1, "strides": 2}),
+    "depthwise, dilation": (
+        2, (9, 21), 5, 5, 3, {"groups": 5, "padding": ((3, 1), (2, 4)), "kernel_dilation": (2, 3)},
+    ),
+    "depthwise, rank 1": (2, (37,), 6, 6, 4, {"groups": 6, "padding": 2, "strides": 3}),
+    "depthwise, rank 3": (1, (3, 4, 9), 6, 6, (2, 3, 3), {"groups": 6, "padding": 1}),
+    "depthwise, zeros between": (
+        2, (4, 5), 6, 6, 3, {"groups": 6, "input_dilation": 2, "padding": 2},
+    ),
+    "depthwise, padding beyond the kernel": (1, (3, 2), 5, 5, 2, {"groups": 5, "padding": 5}),
+    "depthwise, strides beyond the kernel": (2, (9, 8), 5, 5, 2, {"groups": 5, "strides": 3}),
     "depthwise, two outputs": (2, (6, 7), 6, 12, 3, {"groups": 6, "padding": 1}),
     "pointwise": (2, (6, 6), 20, 33, 1, {}),
     "pointwise, strides": (2, (7, 6), 20, 33, 1, {"strides": 2}),
@@ -68,12 +78,13 @@ CASES = {
 PARALLEL = {
     "one tap": (4, (32, 32), 24, 40, 1, {}),
     "one tap, strides": (4, (41, 32), 64, 48, 1, {"strides": 2}),
-    "one tap, few pixels": (1, (7, 7), 96, 544, 1, {}),
+    "one tap, few pixels": (1, (7, 7), 160, 544, 1, {}),
     "images": (5, (16, 16), 16, 32, 3, {"padding": 1}),
     "rows": (1, (40, 40), 16, 32, 3, {"padding": 1}),
     "panels": (1, (8, 8), 64, 128, 3, {"padding": 1}),
     "strides": (6, (16, 16), 24, 40, 3, {"padding": ((0, 1), (0, 1)), "strides": 2}),
     "depthwise": (8, (32, 32), 48, 48, 3, {"groups": 48, "padding": 1}),
+    "depthwise, one image": (1, (57, 60), 72, 72, 5, {"groups": 72, "padding": 2, "strides": 2}),
 }  # fmt: skip
 
 
@@ -191,6 +202,12 @@ def test_one_tap_blocks(strides, check):
     check(
         Problem(3, (29, 31), 512, 44, 1, {"strides": strides}), replace(TARGET.machine, l2=1 << 16)
     )
+
+
+@pytest.mark.parametrize("check", list(CHECKS.values())[:2], ids=list(CHECKS)[:2])
+def test_one_tap_panels(check):
+    """Few pixels, and weights that fill the cache: each panel is packed where it is used."""
+    check(Problem(1, (3, 11), 200, 102, 1, {}), replace(TARGET.machine, l2=1 << 16))
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
