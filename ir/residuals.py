@@ -73,7 +73,7 @@ def residuals(
     """
     read, early = _read(list(results), set(late))
     if recompute:
-        needed = {v for node in early for v in node.inputs} | read
+        needed = {v for node in early for v in node.inputs}.union(read)
         return [v for v in pinned if v in needed]
     is_cheap = is_cheap or _is_cheap
     network = _Network()
@@ -93,21 +93,23 @@ def residuals(
             network.value(out, kept)
             for start in [("out", v) for v in sources] if cheap else [SOURCE]:
                 network.join(start, ("in", out))
-    for v in read & varying:
-        network.join(("out", v), SINK)
+    for v in read:
+        if v in varying:
+            network.join(("out", v), SINK)
     cut = network.minimum_cut()
     order = [*pinned, *(out for node in early for out in node.outputs)]
     return [v for v in order if v in cut]
 
 
-def _read(results: Sequence[Value], late: set[Value]) -> tuple[set[Value], list[Node]]:
-    """What late nodes read of the early ones, and the early nodes that compute it."""
+def _read(results: Sequence[Value], late: set[Value]) -> tuple[dict[Value, None], list[Node]]:
+    """What late nodes read of the early ones, in order, and the early nodes that compute it."""
     nodes = reachable(results)
     for node in nodes:
         if any(v in late for v in node.inputs):
             late.update(node.outputs)
-    read = {v for node in nodes if node.outputs[0] in late for v in node.inputs if v not in late}
-    read.update(v for v in results if v not in late)
+    readers = [node for node in nodes if node.outputs[0] in late]
+    read = dict.fromkeys(v for node in readers for v in node.inputs if v not in late)
+    read.update(dict.fromkeys(v for v in results if v not in late))
     return read, [*reachable(read)]
 
 
