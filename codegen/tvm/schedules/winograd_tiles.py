@@ -78,13 +78,26 @@ def grid_of(sizes: Sequence[int]) -> tuple[int, int]:
 
 
 def deal(batch: int, sizes: Sequence[int], most: int, step: int, tasks: int) -> Tiles:
-    """Cut tiles in equally many blocks for each task, of at most `most` and at least `step`."""
+    """Cut tiles in equally many blocks for each task, of at most `most` tiles or one `step`.
+
+    Where it fills the last block nearly as well, a block is a multiple of some number from `step`
+    down to three quarters of it, so that there is code for one height of register tiles.
+    """
     grid = grid_of(sizes)
     count = batch * math.prod(grid)
     tasks = min(tasks, count)
     share = -(-count // tasks)
     blocks = -(-share // (max(most // step, 1) * step))
-    return Tiles(batch, grid, -(-share // blocks), tasks)
+    even = -(-share // blocks)
+
+    def cost(size: int) -> int:
+        return -(-share // size) * (size + 2)  # each block reads all weights again
+
+    heights = range(step, max(1, step * 3 // 4) - 1, -1)
+    multiples = [n * height for height in heights for n in (even // height, -(-even // height))]
+    fitting = [size for size in multiples if 0 < size <= max(most, even)]
+    best = min(fitting, key=cost, default=even)
+    return Tiles(batch, grid, best if cost(best) <= 1.03 * cost(even) else even, tasks)
 
 
 def pitch(channels: int, lanes: int) -> int:
@@ -128,6 +141,19 @@ class Squares:
     def pixel(self) -> int:
         """Channels in whole vectors."""
         return -(-self.channels // self.lanes) * self.lanes
+
+    @property
+    def mostly_outside(self) -> bool:
+        """Whether so many squares cross the border that all may go through the patch.
+
+        The code that reads squares where they lie is left out then.
+        """
+        axes = zip(self.offset, self.spatial, self.tiles.grid, strict=True)
+        inside = math.prod(
+            sum(0 <= at + t * RESULTS <= size - self.side for t in range(tiles))
+            for at, size, tiles in axes
+        )
+        return self.pixel != self.channels or 4 * inside <= math.prod(self.tiles.grid)
 
     @property
     def pitch(self) -> int:
@@ -228,7 +254,7 @@ class Room:
             return patch[task, self.ramp((i * squares.side + j) * squares.pixel + c)]
 
         copied = emit.seq(self._copy(patch, task, (n, row, column)), body(here))
-        if squares.pixel != squares.channels:
+        if squares.mostly_outside:
             return copied
         height, width = squares.spatial
         inside = _all(
