@@ -25,11 +25,11 @@ CASES = [
     ("Embedding", {"input_dim": 7, "output_dim": 3}, TOKENS),
     ("Embedding", {"input_dim": 7, "output_dim": 3, "embeddings_regularizer": "l2",
                    "embeddings_constraint": "non_neg"}, TOKENS.astype(np.int64)),
-    ("EinsumDense", {"equation": "abc,cd->abd", "output_shape": (None, 5),
+    ("EinsumDense", {"equation": "abc,cd->abd", "output_shape": (4, 5),
                      "bias_axes": "d"}, QUERY),
-    ("EinsumDense", {"equation": "...x,xy->...y", "output_shape": 5, "activation": "relu"}, GRID),
+    ("EinsumDense", {"equation": "...x,xy->...y", "output_shape": 5, "activation": "relu"}, QUERY),
     ("EinsumDense", {"equation": "ab...,bc->ac...", "output_shape": 5, "bias_axes": "c"}, GRID),
-    ("EinsumDense", {"equation": "abc,cde->abde", "output_shape": (None, 2, 3),
+    ("EinsumDense", {"equation": "abc,cde->abde", "output_shape": (4, 2, 3),
                      "bias_axes": "de", "kernel_initializer": "he_normal"}, QUERY),
     ("Attention", {}, [QUERY, VALUE]), ("Attention", {"use_scale": True}, [QUERY, VALUE, VALUE]),
     ("Attention", {"score_mode": "concat", "use_scale": True}, [QUERY, VALUE]),
@@ -72,7 +72,7 @@ def check_equal(ours, theirs):
 HEADS = {"num_heads": 2, "key_dim": 3}
 GROUPS = {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2}
 HEADED = [
-    ("MultiHeadAttention", HEADS), ("MultiHeadAttention", {**HEADS, "value_dim": 4}),
+    ("MultiHeadAttention", HEADS),
     ("MultiHeadAttention", {**HEADS, "use_bias": False, "output_shape": (2, 3)}),
     ("MultiHeadAttention", {**HEADS, "use_gate": True, "sliding_window": 2}),
     ("MultiHeadAttention", {**HEADS, "dropout": 0.3}),
@@ -96,6 +96,15 @@ def test_heads_equal_keras(name, arguments):
     assert again(*symbolic).shape[1] == QUERY.shape[1]
     assert again.get_config() == ours.get_config()
     assert type(keras.layers.deserialize(layers.serialize(ours))) is type(theirs)
+
+
+def test_values_of_another_size_than_keys():
+    """Keras on JAX can do that where it gives the scores alone."""
+    arguments = {**HEADS, "value_dim": 4}
+    ours, theirs = both("MultiHeadAttention", arguments, QUERY.shape, VALUE.shape)
+    found = ours(QUERY, VALUE, return_attention_scores=True)
+    check_equal(found, theirs(QUERY, VALUE, return_attention_scores=True))
+    check_equal(ours(QUERY, VALUE), found[0])
 
 
 @pytest.mark.parametrize("axes", [None, 1, 2, (1, 2), -2])
