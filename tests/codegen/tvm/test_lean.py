@@ -1,0 +1,32 @@
+"""TVM is imported without what it brings along, and others find it whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import json, sys
+import hornfels.codegen.tvm
+import tvm
+lean = [name in sys.modules for name in ("tvm.relax", "torch")]
+finders = [type(finder).__name__ for finder in sys.meta_path]
+try:
+    tvm.no_such_thing
+except AttributeError as error:
+    refusal = str(error)
+print(json.dumps([lean, finders, tvm.relax.__name__, hasattr(tvm.relax, "Function"), refusal]))
+"""
+
+
+def test_neither_relax_nor_torch_is_imported_until_somebody_asks():
+    done = subprocess.run([sys.executable, "-P", "-c", PROGRAM], capture_output=True, text=True,
+                          env=os.environ, check=True)  # fmt: skip
+    lean, finders, name, is_whole, refusal = json.loads(done.stdout)
+    assert lean == [False, False]
+    assert "_Without" not in finders
+    assert name == "tvm.relax"
+    assert is_whole
+    assert refusal == "module 'tvm' has no attribute 'no_such_thing'"
