@@ -153,8 +153,8 @@ class TvmExecutable:
     """A compiled graph; a run is one native call.
 
     A run checks everything before the call, and the call itself cannot fail, so a run that
-    raises leaves the state as it was. Two threads must not run one executable at once: they
-    would share its arena.
+    raises leaves the state as it was. Threads that run one executable wait for each other, as they
+    share its arena; those that share a state as well must know which of them comes first.
 
     Parameters
     ----------
@@ -181,8 +181,7 @@ class TvmExecutable:
         self._planned = planned
         self._arena = aligned_empty(TensorType(u8, (compilation.arena_bytes,)))
         self._constants = [aligned(array) for array in compilation.constants]
-        self._located: tuple[TvmState, int] | None = None
-        self._state_pointers: list[int] = []
+        self._located: tuple[TvmState, int, list[int]] | None = None
 
     @classmethod
     def of(cls, compiled: Compiled) -> Self:
@@ -235,7 +234,8 @@ class TvmExecutable:
 
     def _locate(self, state: TvmState) -> list[int]:
         """Addresses of the state's arrays, looked up again only if one has moved."""
-        if self._located is None or self._located != (state, state.version):
+        located = self._located
+        if located is None or located[:2] != (state, state.version):
             held = set(state.names())
             for blank in self.face.state:
                 if blank.name not in held:
@@ -243,9 +243,9 @@ class TvmExecutable:
                         f"graph {self.face.name}: state {blank.name!r} is not on the device"
                     )
                 blank.require(state.array(blank.name))
-            self._state_pointers = [address_of(state.array(b.name)) for b in self.face.state]
-            self._located = (state, state.version)
-        return self._state_pointers
+            pointers = [address_of(state.array(b.name)) for b in self.face.state]
+            self._located = located = (state, state.version, pointers)
+        return located[2]
 
 
 class TimedExecutable(TvmExecutable):

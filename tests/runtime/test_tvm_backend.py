@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,28 @@ def test_it_is_the_backend_named_tvm():
     assert isinstance(make_backend("tvm"), TvmBackend)
     with pytest.raises(LoweringError, match="target"):
         make_backend("tvm", BackendOptions("toaster"))
+
+
+def test_threads_share_an_executable(backend, executable):
+    state, wrong = make_state(backend), []
+    totals = {}
+    for scale in (1.0, 2.0, 3.0):
+        totals[scale] = evaluate(counter(), {"x": X * scale, "w": state.read("w")})
+
+    def work(scale: float) -> None:
+        own = make_state(backend)  # the first result depends on the scale alone
+        for _ in range(200):
+            own.write("w", state.read("w"))
+            found = executable(own, {"x": X * np.float32(scale)})
+            if not np.allclose(found["y"], totals[scale].outputs["y"], rtol=1e-5):
+                wrong.append(scale)
+
+    threads = [threading.Thread(target=work, args=(scale,)) for scale in totals]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def test_runs_apply_updates_and_return_fresh_arrays(backend, executable):

@@ -189,3 +189,5 @@ def test_wrong_targets_are_refused_in_one_line(text, message):
 def test_threads_from_the_environment(monkeypatch):
     monkeypatch.setenv("HORNFELS_NUM_THREADS", "3")
     assert host_cores() == 3
+    assert parse_target("cpu").machine.cores == 3
+    assert parse_target("cpu -num-cores=2").machine.cores == 2
