@@ -11,6 +11,7 @@ What TVM cannot say, functions in LLVM's language do, which a kernel imports and
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import tvm
@@ -86,8 +87,25 @@ def upper_half(value: Expr) -> Expr:
 
 def pairs_fit(machine: Machine) -> bool:
     """Whether the processor multiplies pairs of bf16, and denormal numbers may be lost."""
-    able = "avx512bf16" in machine.features and machine.lanes("float32") in _LANES
-    return able and current_settings().denormals == "flush"
+    return _able(machine) and current_settings().denormals == "flush"
+
+
+def warn_if_emulated(machine: Machine) -> None:
+    """Say once in a process that products of bf16 are as slow as those of f32."""
+    global _warned
+    if not (pairs_fit(machine) or _warned):
+        _warned = True
+        reason = "denormals are kept" if _able(machine) else f"{machine.cpu} has no AVX512-BF16"
+        warnings.warn(
+            f"bf16: products are computed in f32 and no faster, since {reason}", stacklevel=2
+        )
+
+
+_warned = False
+
+
+def _able(machine: Machine) -> bool:
+    return "avx512bf16" in machine.features and machine.lanes("float32") in _LANES
 
 
 def join(low: Expr, high: Expr) -> Expr:

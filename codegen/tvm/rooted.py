@@ -8,6 +8,7 @@ from typing import Any
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Graph, Node, Value
+from ...ir.types import bf16
 from ...passes.stored import cost
 from . import bfloat, emit
 from . import index as ix
@@ -51,6 +52,8 @@ def rooted(body: Graph, root: Node, buffers: Mapping[Value, Buffer], machine: Ma
     if template is None:
         raise LoweringError(f"{root.op.name}: has no template", where=root.source.where)
     operands = [buffers[v] for v in root.inputs]
+    if root.op.kind == "contraction" and root.inputs[0].dtype == bf16:
+        bfloat.warn_if_emulated(machine)
     epilogue = _Epilogue(body, root, buffers, machine)
     return template(root, operands, {"machine": machine, "epilogue": epilogue})
 
