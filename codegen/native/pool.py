@@ -25,7 +25,7 @@ WORKER_SECONDS = 1e-3
 """How long it does so before it sleeps if it is a worker: it bridges the serial kernels of a step
 and what Python does between two steps, as waking up takes some 50 microseconds."""
 
-CALLER_SECONDS = 1e-4
+CALLER_SECONDS = 5e-5
 """The same for a caller that waits for the last chunks: a worker that takes longer has lost its
 processor, and gets the caller's if that sleeps."""
 
