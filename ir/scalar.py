@@ -131,7 +131,7 @@ def polynomial(m: Math, x: Element, coefficients: Sequence[float]) -> Element:
 
 
 def power_of_two(m: Math, n: Element) -> Element:
-    """`2.0 ** n` for an i32 from -126 to 127."""
+    """`2.0 ** n` for an i32 from -126 to 127; infinity for 128."""
     return m.bitcast((n + 127) << 23, f32)
 
 
@@ -219,13 +219,18 @@ def tanh(m: Math, x: Element) -> Element:
     """The hyperbolic tangent; in f32 within 2.5 ulp."""
     if m.dtype == f64:
         return m.tanh(x)
-    e = expm1(m, m.minimum(m.abs(x), 10.0) * 2.0)
+    n, p = reduced_exp(m, m.minimum(m.abs(x), 10.0) * 2.0)
+    scale = power_of_two(m, n)  # n is from 0 to 29, and expm1's care for its ends not needed
+    e = p * scale + (scale - 1.0)
     return with_sign(m, e / (e + 2.0), x)
 
 
 def sigmoid(m: Math, x: Element) -> Element:
     """`1 / (1 + exp(-x))`; in f32 within 2.5 ulp above -87.3, where it becomes 0."""
-    return m.const(1.0) / (exp(m, -x) + 1.0)
+    if m.dtype == f64:
+        return m.const(1.0) / (m.exp(-x) + 1.0)
+    n, p = reduced_exp(m, m.minimum(m.maximum(-x, -87.0), 89.0))
+    return m.const(1.0) / ((p + 1.0) * power_of_two(m, n) + 1.0)  # 2**128 is infinity there
 
 
 def erf(m: Math, x: Element) -> Element:
