@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -141,10 +143,21 @@ def host_machine() -> Machine:
 
 def _with_features(machine: Machine, cpu: str, target: tvm.target.Target) -> Machine:
     features = frozenset(str(feature) for feature in llvm.llvm_get_cpu_features(target))
+    if "amx-tile" in features and cpu == llvm.llvm_get_system_cpu() and not _grants_tiles():
+        features -= {"amx-tile", "amx-bf16", "amx-int8"}
     bits, registers = _vectors(features, str(target.attrs.get("mtriple", "")))
     return replace(
         machine, cpu=cpu, features=features, vector_bits=bits, vector_registers=registers
     )
+
+
+@cache
+def _grants_tiles() -> bool:
+    """Whether the system lets this process use the registers of AMX units: Linux must be asked."""
+    if platform.system() != "Linux":
+        return False
+    arch_prctl, request, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0
 
 
 def _vectors(features: frozenset[str], triple: str) -> tuple[int, int]:

@@ -1,11 +1,12 @@
 """Matrix products: batched, either operand transposed, any shape.
 
-Four ways, the first that fits:
+Five ways, the first that fits:
 
 - *empty*: nothing to sum; the epilogue gets zeros.
 - *dot*: at most 4 rows or columns, and both operands contiguous along the sum: vectors run along
   the sum, and lanes are added up at the end. Matrix times vector is bound by memory, and packing
   would double the traffic.
+- *tiles*: bf16 where the target has AMX units, see `amx`.
 - *split*: fewer tiles than processors and a long sum: each task sums a stretch of it.
 - *panels*: columns are cut in panels of a few vectors; a task packs a panel of `b` in its own
   workspace, hot in its cache, then runs down the rows in register tiles. Packing costs 1/40 of
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from .. import bfloat, emit
 from ..emit import Buffer, Stmt
 from ..target import Machine
+from . import amx
 from .dot import along_the_sum, dot
 from .pairs import in_pairs
 from .panels import panels
@@ -82,7 +84,9 @@ def _emit(
 
 
 def _choose(product: Product) -> Stmt:
-    return dot(product) if along_the_sum(product) else panels(product)
+    if along_the_sum(product):
+        return dot(product)
+    return amx.amx(product) if amx.fits(product) else panels(product)
 
 
 def _with_row(column: Buffer, body: Callable[[Buffer], Stmt]) -> Stmt:

@@ -30,7 +30,7 @@ _CONFLICT = 4096  # rows this many bytes apart fall in the same set of the first
 
 
 @dataclass(frozen=True)
-class _Stripe:
+class Stripe:
     """A range of columns of a product, cut in panels; `direct` reads `b` where it lies."""
 
     product: Product
@@ -68,11 +68,11 @@ def _panels(product: Product) -> Stmt:
     product, wrap = _without_conflicts(product)
     if not _read_in_place(product):
         vectors = choose_vectors(product.columns, product.machine, product.dtype)
-        return wrap(_stripe(_Stripe(product, 0, product.columns, vectors, False)))
+        return wrap(_stripe(Stripe(product, 0, product.columns, vectors, False)))
     whole, rest = divmod(product.columns, product.lanes)
     done = whole * product.lanes
-    main = _Stripe(product, 0, done, _dividing_vectors(whole, product), True)
-    tail = _Stripe(product, done, rest, 1, False)
+    main = Stripe(product, 0, done, _dividing_vectors(whole, product), True)
+    tail = Stripe(product, done, rest, 1, False)
     return wrap(emit.seq(*(_stripe(part) for part in (main, tail) if part.columns)))
 
 
@@ -127,7 +127,7 @@ def _without_conflicts(product: Product) -> tuple[Product, Callable[[Stmt], Stmt
     return replace(product, left=copied), lambda body: emit.seq(tirx.AllocBuffer(copy), fill, body)
 
 
-def _stripe(stripe: _Stripe) -> Stmt:
+def _stripe(stripe: Stripe) -> Stmt:
     """All panels of a stripe, over tasks by batch, columns, rows or terms."""
     product = stripe.product
     work = product.work * stripe.columns // product.columns
@@ -165,7 +165,7 @@ def _balance(items: int, tasks: int) -> float:
     return items / (-(-items // tasks) * tasks)
 
 
-def _with_packed(stripe: _Stripe, tasks: int, body: Callable[[Buffer | None], Stmt]) -> Stmt:
+def _with_packed(stripe: Stripe, tasks: int, body: Callable[[Buffer | None], Stmt]) -> Stmt:
     """Give each task room for one packed panel, unless `b` is read where it lies."""
     if stripe.direct:
         return body(None)
@@ -174,7 +174,7 @@ def _with_packed(stripe: _Stripe, tasks: int, body: Callable[[Buffer | None], St
 
 
 def _run_panels(
-    stripe: _Stripe,
+    stripe: Stripe,
     at: Place,
     panels: tuple[Index, Index],
     rows: tuple[Index, Index],
@@ -192,13 +192,13 @@ def _run_panels(
         down = for_row_tiles(product.rows, stripe.tallest, tile, rows)
         if packed is None:
             return down
-        return emit.seq(_pack(stripe, at, number, terms, task, packed), down)
+        return emit.seq(pack_panel(stripe, at, number, terms, task, packed), down)
 
     return emit.serial(panels[1], panel, "panel", panels[0])
 
 
 def _tile(
-    stripe: _Stripe,
+    stripe: Stripe,
     at: Place,
     panel: Index,
     first: Index,
@@ -244,8 +244,8 @@ def _tile(
     return tile.reduce(loops, finish)
 
 
-def _pack(
-    stripe: _Stripe,
+def pack_panel(
+    stripe: Stripe,
     at: Place,
     panel: Index,
     terms: tuple[Index, Index],
@@ -360,7 +360,7 @@ def _blank(
 # --- a long sum over tasks -------------------------------------------------------------------
 
 
-def _split_terms(stripe: _Stripe, tasks: int) -> Stmt:
+def _split_terms(stripe: Stripe, tasks: int) -> Stmt:
     """Each task sums a stretch of the terms; then the stretches' sums are added."""
     product = stripe.product
     shape = (tasks, product.rows, stripe.columns)
@@ -391,7 +391,7 @@ def _split_terms(stripe: _Stripe, tasks: int) -> Stmt:
     return emit.scratch("stretches", shape, product.dtype, body)
 
 
-def _add_up(stripe: _Stripe, sums: Buffer, tasks: int) -> Stmt:
+def _add_up(stripe: Stripe, sums: Buffer, tasks: int) -> Stmt:
     product = stripe.product
 
     def element(i: Index, j: Index) -> Stmt:
