@@ -29,7 +29,7 @@ from .matmul import matmul
 from .staging import Images, Ints
 from .tile import Epilogue, Store, accumulator, flattened, store_to
 from .winograd import winograd
-from .winograd_cost import pays_for
+from .winograd_cost import divide
 
 Padding = tuple[tuple[int, int], ...]
 
@@ -311,7 +311,8 @@ def _input_grad_by_zeros(
 def _solve(problem: Correlation) -> Stmt:
     if _is_depthwise(problem):
         return depthwise(problem)
-    return winograd(problem) if pays_for(problem) else correlate(problem)
+    parts = divide(problem)
+    return emit.seq(*(winograd(p) if filtered else correlate(p) for p, filtered in parts))
 
 
 def _is_depthwise(problem: Correlation) -> bool:

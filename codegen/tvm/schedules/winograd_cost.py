@@ -19,36 +19,89 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ....ir.settings import current_settings
 from .. import emit
-from ..emit import Buffer
+from ..emit import Buffer, Index
 from ..target import Machine
-from .correlation import Correlation
-from .minimal import TAPS
+from .correlation import Correlation, Place
+from .minimal import RESULTS, TAPS
 from .winograd_tiles import SQUARE, grid_of
 
 _SQUARE, _COPY, _RESULTS, _WEIGHTS, _COTANGENTS = 200, 400, 150, 300, 150
 _PRODUCT, _DIRECT = 1 / 0.85, 1 / 0.9
 _BYTE = 1 / 8
 _TILES = 48  # of a block, for which large weights are read once
+_STRIP = 1.5  # times the plain sum's estimate for a strip: short tiles, and weights once more
 _MARGIN = 0.9  # the estimate must be so much lower, being one
 
 
-def pays_for(problem: Correlation) -> bool:
-    """Whether a correlation fits minimal filtering and is faster by it."""
+def divide(problem: Correlation) -> list[tuple[Correlation, bool]]:
+    """Parts of a correlation, and of each whether minimal filtering computes it.
+
+    One row or column of results more than whole tiles hold is a part of its own, if the plain sum
+    of it is faster than a tile for it: with 13 x 13 results nine tiles instead of 16.
+    """
+    whole = [(problem, False)]
+    if not _fits(problem) or not _size_of(problem).may_be_filtered:
+        return whole
+    size = _size_of(problem)
+    estimate = size.filtered(problem.machine, _WEIGHTS, moved=True)
+    if estimate < _MARGIN * size.plain(problem.machine):
+        whole = [(problem, True)]
+    else:
+        estimate = size.plain(problem.machine)
+    rest = [n % RESULTS if n > RESULTS else 0 for n in problem.sizes]
+    if 1 not in rest:
+        return whole
+    height, width = (n - r if r == 1 else n for n, r in zip(problem.sizes, rest, strict=True))
+    main = _cut(problem, (0, 0), (height, width))
+    strips = [
+        _cut(problem, (0, width), (height, problem.sizes[1] - width)),
+        _cut(problem, (height, 0), (problem.sizes[0] - height, problem.sizes[1])),
+    ]
+    strips = [strip for strip in strips if math.prod(strip.sizes)]
+    sizes = [_size_of(part) for part in (main, *strips)]
+    cut = sizes[0].filtered(problem.machine, _WEIGHTS, moved=True)
+    cut += _STRIP * sum(size.plain(problem.machine) for size in sizes[1:])
+    if cut < _MARGIN * estimate:
+        return [(main, True), *((strip, False) for strip in strips)]
+    return whole
+
+
+def _cut(problem: Correlation, start: tuple[int, int], sizes: tuple[int, int]) -> Correlation:
+    """The results from `start` on, over as much of the images as they see."""
+
+    def target(n: Index, p: Place, channel: Index) -> Place:
+        moved = (first + i for first, i in zip(start, p, strict=True))
+        return problem.target(n, tuple(moved), channel)
+
+    images = problem.images
+    corner = [base + first for base, first in zip(problem.base, start, strict=True)]
+    seen = replace(
+        images,
+        extent=tuple(n + TAPS - 1 for n in sizes),
+        low=tuple(low - first for low, first in zip(images.low, corner, strict=True)),
+    )
+    return replace(problem, images=seen, base=(0, 0), sizes=sizes, target=target)
+
+
+def _fits(problem: Correlation) -> bool:
+    """Whether it is one of 3 x 3 taps, step by step, over all channels, in f32."""
     images = problem.images
     plain = (*problem.stride, *problem.dilation, *images.dilation) == (1,) * 6
     if not plain or problem.taps != (TAPS, TAPS) or problem.groups != 1:
         return False
     value = problem.weight((0, 0), 0, 0, 0)
-    if {problem.dtype, emit.dtype_of(images.source), str(value.ty)} != {"float32"}:
-        return False
+    return {problem.dtype, emit.dtype_of(images.source), str(value.ty)} == {"float32"}
+
+
+def _size_of(problem: Correlation) -> _Size:
+    images = problem.images
     offset = [base - low for base, low in zip(problem.base, images.low, strict=True)]
     met = _taps_met(problem.sizes, images.spatial, offset)
-    size = _Size(problem.batch, problem.sizes, met, problem.channels, problem.outputs)
-    return size.pays(_WEIGHTS, problem.machine, moved=True)
+    return _Size(problem.batch, problem.sizes, met, problem.channels, problem.outputs)
 
 
 def pays_for_kernel(
@@ -59,8 +112,9 @@ def pays_for_kernel(
         return False
     batch, *sizes, outputs = emit.shape_of(dy)
     *spatial, channels = emit.shape_of(x)[1:]
-    met = _taps_met(sizes, spatial, offset)
-    return _Size(batch, sizes, met, channels, outputs).pays(_COTANGENTS, machine, moved=False)
+    size = _Size(batch, sizes, _taps_met(sizes, spatial, offset), channels, outputs)
+    filtered = size.filtered(machine, _COTANGENTS, moved=False)
+    return size.may_be_filtered and filtered < _MARGIN * size.plain(machine)
 
 
 def _taps_met(sizes: Sequence[int], spatial: Sequence[int], offset: Sequence[int]) -> int:
@@ -82,12 +136,16 @@ class _Size:
     channels: int
     outputs: int
 
-    def pays(self, weights: int, machine: Machine, *, moved: bool) -> bool:
-        """Whether minimal filtering is faster, with so much work for nine weights."""
+    @property
+    def may_be_filtered(self) -> bool:
+        """Whether there is anything to compute, and minimal filtering allowed."""
+        work = self.batch * self.met * self.channels * self.outputs
+        return current_settings().winograd and work > 0
+
+    def filtered(self, machine: Machine, weights: int, *, moved: bool) -> float:
+        """Cycles of minimal filtering, with so many for nine weights."""
         lanes = machine.lanes("float32")
         channels, across = self.channels, -(-self.outputs // lanes)
-        if not current_settings().winograd or self.batch * self.met * channels * across == 0:
-            return False
         tiles = self.batch * math.prod(grid_of(self.sizes))
         square = _SQUARE if channels % lanes == 0 else _SQUARE + _COPY
         one = SQUARE * channels * across * _PRODUCT
@@ -95,6 +153,10 @@ class _Size:
         whole = channels * across * weights
         size = 4 * SQUARE * channels * across * lanes
         if moved and size > machine.l2:
-            whole += size * (1 + -(-tiles // _TILES)) * _BYTE
-        direct = self.batch * self.met * channels * across * _DIRECT
-        return tiles * one + whole < _MARGIN * direct
+            whole += int(size * (1 + -(-tiles // _TILES)) * _BYTE)
+        return tiles * one + whole
+
+    def plain(self, machine: Machine) -> float:
+        """Cycles of the plain sum."""
+        across = -(-self.outputs // machine.lanes("float32"))
+        return self.batch * self.met * self.channels * across * _DIRECT
