@@ -20,7 +20,7 @@ from ..emit import Buffer, Expr, Index, Stmt
 from .axis import Axis
 from .correlation import Correlation, Place
 from .staging import Stage
-from .tile import element_bytes, tasks_for
+from .tile import UNROLLED_EPILOGUE, element_bytes, tasks_for, weight
 
 _PIXELS = 8  # neighbours that are summed at a time
 _STREAMED = 8  # images of so many times the second-level cache come from memory
@@ -185,13 +185,30 @@ def _tile(
                 )
             )
 
-        def finish(i: int, lane: Index) -> Stmt:
+        def finish(values: Buffer, i: Index, lane: Index) -> Stmt:
             indices = problem.target(n, (*outer, start + i), channel + lane)
-            return emit.store_all(problem.epilogue(indices, sums[i * lanes + lane]))
+            return emit.store_all(problem.epilogue(indices, values[i * lanes + lane]))
+
+        def through_stack(stack: Buffer) -> Stmt:
+            """A long epilogue is there once, in a loop."""
+            copy = every(
+                lambda i, lane: emit.store(stack, (i * lanes + lane,), sums[i * lanes + lane])
+            )
+
+            def pixel(i: Index) -> Stmt:
+                return emit.vectorized(lanes, lambda lane: finish(stack, i, lane))
+
+            return emit.seq(copy, emit.serial(count, pixel, "pixel"))
+
+        def write() -> Stmt:
+            first = problem.target(n, (*outer, start), channel)
+            if weight(problem.epilogue(first, sums[0])) > UNROLLED_EPILOGUE:
+                return emit.local("stack", (count * lanes,), problem.dtype, through_stack)
+            return every(lambda i, lane: finish(sums, i, lane))
 
         ranges = [axis.taps_met(p) for axis, p in zip(axes, outer, strict=False)]
         ahead = _next_row(problem, axes, n, outer, (start, count), channel)
-        return emit.seq(ahead, every(begin), over_ranges(ranges, along), every(finish))
+        return emit.seq(ahead, every(begin), over_ranges(ranges, along), write())
 
     return emit.local("sums", (count * lanes,), problem.dtype, body)
 
