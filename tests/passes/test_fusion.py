@@ -248,6 +248,21 @@ def test_a_cnn_step_has_few_kernels():
     assert len(masks) == 1  # dropout's is stored as bool, not drawn again
 
 
+@pytest.mark.parametrize(("rows", "times"), [(64, 1), (4096, 2)])
+def test_what_is_far_away_is_computed_again(rows, times):
+    """Storing 8 MiB and loading it twice takes longer than the error function."""
+    graph = parse(f"""graph g(%x: f32[{rows},512], %w: f32[512,8]) {{
+      %0: f32[{rows},512] = erf(%x)
+      %1: f32[{rows},512] = mul(%0, %x)
+      %2: f32[{rows},8] = matmul[transpose_a=False, transpose_b=False](%1, %w)
+      %3: f32[{rows},512] = sub(%0, %x)
+      %4: f32[512,512] = matmul[transpose_a=True, transpose_b=False](%3, %x)
+      return y=%2, z=%4
+    }}""")
+    stored = [v.node.op.name for v in choose_stored(graph)]
+    assert stored.count("erf") == 2 - times
+
+
 def test_every_kernel_has_a_form_that_the_backend_takes():
     for seed in range(30):
         for call in fuse(random_graph(seed)):

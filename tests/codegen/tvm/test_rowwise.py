@@ -182,3 +182,19 @@ def test_a_kernel_that_reads_the_results_of_other_rows_is_refused(monkeypatch):
         graph = b.finish({"y": x - sugar.broadcast_to(x.sum(1), (8, 8))})
     with pytest.raises(AssertionError, match="not element by element"):
         compiled(graph)
+
+
+def test_division_by_results_of_any_size():
+    """Huge, tiny and special ones."""
+    with Builder("quotients") as b:
+        x, top = b.input("x", f32(10, 80)), b.input("top", f32(10, 80))
+        graph = b.finish({"y": x / top.max(1, keepdims=True)})
+    assert only_kernel(graph).root == "row"
+    divisors = [3e38, 2.0**127, 1.2e-38, 7.0, 0.0, np.inf, np.nan, 1e-30, 3.3e37, 1.0]
+    top = np.full((10, 80), -np.inf, np.float32)
+    top[:, 5] = divisors
+    x = np.linspace(-3, 3, 800, dtype=np.float32).reshape(10, 80)
+    x[0] *= np.float32(1e38)
+    x[7] *= np.float32(1e-30)
+    x[:, 7], x[:, 8], x[:, 9] = 0, np.inf, np.nan
+    check_graph(graph, {"x": x, "top": top})
