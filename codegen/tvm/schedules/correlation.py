@@ -400,6 +400,29 @@ def _tile(
 
     met = [problem.rows_met(range(rows), pixel, last) for last in range(problem.taps[-1])]
 
+    def shared(sums: Buffer) -> Stmt:
+        """Narrow results: a pixel is loaded once for all taps of a row that see it."""
+
+        def along(head: Place) -> Stmt:
+            flat = _flat(head, outer)
+
+            def term(c: Index) -> Stmt:
+                def left(row: int, tap: int) -> Expr:
+                    place = problem.position(pixel(row), (*head, tap))
+                    return stage.load(task, 0, n, place, group * problem.channels + c)
+
+                rights = [
+                    packed[number, flat, tap * problem.channels + c, tile.ramp(0)]
+                    for tap in range(problem.taps[-1])
+                ]
+                return tile.products(
+                    sums, rights, [(left(*uses[0]), uses) for uses in _uses(problem, rows, met)]
+                )
+
+            return emit.serial(problem.channels, term, "c")
+
+        return _over_ranges(problem.outer_taps(pixel(0), pixel(rows - 1)), along)
+
     def loops(step: Step) -> Stmt:
         def along(head: Place) -> Stmt:
             if any(len(some) < rows for some in met):
@@ -437,7 +460,32 @@ def _tile(
             return write(full)
         return emit.when(emit.equal(panel, problem.panels - 1), write(last), write(full))
 
+    if _shares(problem, rows):
+        return tile.accumulate(shared, finish)
     return tile.reduce(loops, finish)
+
+
+def _shares(problem: Correlation, rows: int) -> bool:
+    """Whether taps of a row see the same pixels, and there are registers for all their weights.
+
+    A tile of one vector loads a pixel for each product otherwise, which is what bounds it.
+    """
+    taps = problem.taps[-1]
+    fits = rows + taps + 2 <= problem.machine.vector_registers
+    adjacent = problem.stride[-1] == problem.dilation[-1] == 1
+    return problem.vectors == 1 and 1 < taps <= _WRITTEN_OUT and fits and adjacent
+
+
+def _uses(
+    problem: Correlation, rows: int, met: Sequence[Sequence[int]]
+) -> list[list[tuple[int, int]]]:
+    """For each pixel that a tile sees, the (row, tap) that see it."""
+    across = problem.sizes[-1] if _merged(problem) else rows
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for tap, some in enumerate(met):
+        for row in some:
+            found.setdefault((row // across, row % across + tap), []).append((row, tap))
+    return [found[place] for place in sorted(found)]
 
 
 def _flat(index: Place, shape: Ints) -> Index:

@@ -110,6 +110,30 @@ class Tile:
         """Overwrite one vector of the accumulators."""
         return emit.store(sums, (self.ramp(row * self.columns + vector * self.lanes),), value)
 
+    def products(
+        self,
+        sums: Buffer,
+        rights: Sequence[Expr],
+        lefts: Sequence[tuple[Expr, Sequence[tuple[int, int]]]],
+    ) -> Stmt:
+        """Add to rows of one vector: each left factor, for each (row, position of the right one).
+
+        A scalar that several rows multiply by different vectors is so loaded once for all.
+        """
+        vector_type = tvm.ir.PrimType(_vector_name(self.factors, self.lanes))
+        columns = [tirx.Var(f"right{i}", vector_type) for i in range(len(rights))]
+        statements = [
+            tirx.Bind(variable, cast(value, self.factors, self.lanes))
+            for variable, value in zip(columns, rights, strict=True)
+        ]
+        for value, uses in lefts:
+            factor = tirx.Var("left", vector_type)
+            statements.append(tirx.Bind(factor, self._factor(value)))
+            for row, place in uses:
+                total = self.plus(self.vector(sums, row, 0), factor, columns[place])
+                statements.append(self.set(sums, row, 0, total))
+        return emit.seq(*statements)
+
     def plus(self, sums: Expr, left: Expr, right: Expr) -> Expr:
         """Sums, a vector or one of them, plus products."""
         return bfloat.multiply_add(sums, left, right) if self.paired else sums + left * right
