@@ -10,13 +10,14 @@ import ctypes
 import os
 import threading
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import llvmlite.binding as llvm
 
 from . import jit
-from .processor import host_processor
+from .processor import Processor, host_processor
 
 SPIN_SECONDS = 2e-5
 """How long a thread that waits only looks; then it lets others run on its processor meanwhile."""
@@ -51,7 +52,8 @@ class Pool:
 
     def __init__(self, threads: int) -> None:
         self.threads = min(threads, _MOST_THREADS)
-        self._library = jit.link(_EXPORTS, code=_code(self.threads))
+        code = pool_code(self.threads, host_processor(), llvm.get_process_triple())
+        self._library = jit.link(_EXPORTS, code=code)
         jit.keep_forever(self._library)  # workers run in it until the process ends
         forked = ctypes.CFUNCTYPE(None)(self._library["hornfels_forked"])
         os.register_at_fork(after_in_child=forked)
@@ -60,10 +62,11 @@ class Pool:
     @property
     def launch(self) -> int:
         """Address of the function that runs a parallel loop, as TVM's kernels call it."""
-        return self._library["hornfels_launch"]
+        address: int = self._library["hornfels_launch"]
+        return address
 
     @cached_property
-    def run(self) -> ctypes._CFuncPtr:
+    def run(self) -> Callable[[int, object, int, int], None]:
         """``run(entry, table, clear, set)``; other Python threads run meanwhile.
 
         The mode of floating-point arithmetic is ``mode & clear | set`` during the call.
@@ -73,7 +76,8 @@ class Pool:
 
     def mode(self) -> int:
         """The mode of floating-point arithmetic of the calling thread."""
-        return ctypes.CFUNCTYPE(ctypes.c_uint64)(self._library["hornfels_mode"])()
+        mode: int = ctypes.CFUNCTYPE(ctypes.c_uint64)(self._library["hornfels_mode"])()
+        return mode
 
     def set_patience(self, spin: float, worker: float, caller: float) -> None:
         """Set how many seconds a thread that waits looks, and then lets others run; see above."""
@@ -94,13 +98,22 @@ class Pool:
         return max(1e-9, min(times) / 200)
 
 
-def _code(threads: int) -> str:
-    processor = host_processor()
+def pool_code(threads: int, processor: Processor, triple: str) -> str:
+    """The LLVM IR of a pool.
+
+    Parameters
+    ----------
+    threads : int
+        The calling one included.
+    processor : Processor
+    triple : str
+        LLVM's name of the platform.
+    """
     blocked = (1 << 64) - 1 & ~sum(1 << signal - 1 for signal in _FAULTS)
     words = [blocked, *[(1 << 64) - 1] * 15]
     most = min(CHUNKS * threads, (1 << 16) - 1)
     numbers = {
-        "triple": llvm.get_process_triple(),
+        "triple": triple,
         "signals": ", ".join(f"i64 {word - (word >> 63 << 64)}" for word in words),
         "most_chunks": most,
         "most_chunks_less_one": most - 1,

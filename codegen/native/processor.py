@@ -63,18 +63,22 @@ _ARM = Processor(
     flush=1 << 24,
     futex=98,
     code="""
+declare void @llvm.aarch64.isb(i32)
+declare i64 @llvm.aarch64.get.fpcr()
+declare void @llvm.aarch64.set.fpcr(i64)
+
 define internal void @pause() {
-  call void asm sideeffect "isb", ""()         ; `yield` takes no time on most
+  call void @llvm.aarch64.isb(i32 15)          ; `yield` takes no time on most
   ret void
 }
 
 define internal i64 @read_mode() {
-  %mode = call i64 asm sideeffect "mrs $0, fpcr", "=r"()
+  %mode = call i64 @llvm.aarch64.get.fpcr()
   ret i64 %mode
 }
 
 define internal void @write_mode(i64 %mode) {
-  call void asm sideeffect "msr fpcr, $0", "r"(i64 %mode)
+  call void @llvm.aarch64.set.fpcr(i64 %mode)
   ret void
 }
 """,

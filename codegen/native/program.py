@@ -85,7 +85,7 @@ class NativeProgram:
         if len(pointers) != self.pointers:
             raise ValueError(f"run: needs {self.pointers} pointers, got {len(pointers)}")
         with self._lock:
-            self._table[: self.pointers] = pointers
+            self._table[: self.pointers] = list(pointers)
             self._run(self._entry, self._table, self._clear, self._set)
 
     def __call__(self, pointers: Sequence[int]) -> None:

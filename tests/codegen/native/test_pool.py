@@ -10,13 +10,14 @@ import threading
 import time
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import numpy as np
 import pool_loops
 import pytest
 from pool_loops import link_loops, run
 
 from hornfels.codegen.native import jit, processor
-from hornfels.codegen.native.pool import CHUNKS, Pool, pool_of
+from hornfels.codegen.native.pool import CHUNKS, Pool, pool_code, pool_of
 from hornfels.ir.errors import LoweringError
 
 
@@ -102,6 +103,22 @@ def test_workers_compute_in_the_mode_of_the_caller_and_its_own_comes_back(loops)
         run(pool, loops["run_modes"], modes, 64, 300, wanted)
         np.testing.assert_array_equal(modes & flush, wanted)
         assert pool.mode() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "triple", "wanted"),
+    [
+        ("aarch64", "aarch64-unknown-linux-gnu", ["ldaxr", "stlxr", "isb", "FPCR", "syscall"]),
+        ("x86_64", "x86_64-unknown-linux-gnu", ["lock", "cmpxchg", "pause", "ldmxcsr", "syscall"]),
+    ],
+)
+def test_the_code_for_processors(name, triple, wanted):
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_triple(triple).create_target_machine()
+    code = pool_code(4, processor.PROCESSORS[name], triple)
+    assembly = machine.emit_assembly(llvm.parse_assembly(code)).lower()
+    assert [word for word in wanted if word.lower() not in assembly] == []
 
 
 def test_one_pool_for_each_number_of_threads():
