@@ -25,6 +25,10 @@ FEWEST, MOST = 8, 32
 """Rows of a chunk. Products of fewer rows load their matrix for little work, and of more chunks
 threads can take as many as they have time for."""
 
+WHOLE = 1 << 20
+"""Bytes that every chunk reads in a step up to which they stay in a second-level cache. Of larger
+matrices all rows of a step are multiplied at once, its columns on several threads."""
+
 WORTH = 1 << 21
 """Operations of a loop from which on several threads are worth it: some 20 microseconds of one."""
 
@@ -59,6 +63,9 @@ def chunked(node: Node) -> Chunked | None:
     if not split.demand(carry):
         return None
     by_rows = tuple(map(split.is_by_rows, body.inputs))
+    whole = [v for v in body.inputs if split.kinds.get(v) == {False}]
+    if sum(int(v.type.nbytes) for v in whole) > WHOLE:
+        return None
     apart = [v for v, each in zip(body.inputs, by_rows, strict=True) if each]
     row_bytes = [int(v.type.nbytes) // rows for v in (*apart, *body.outputs)]
     for size in sizes:

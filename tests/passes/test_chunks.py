@@ -119,6 +119,12 @@ def test_little_work_is_not_worth_it(monkeypatch):
     assert plan_of(scan(*CELL))[1].chunks == 1
 
 
+def test_large_matrices_are_read_once_a_step(monkeypatch):
+    monkeypatch.setattr(chunks, "WHOLE", 1000)  # the matrix has 1024 bytes
+    assert plan_of(scan(*CELL))[1].chunks == 1
+    assert plan_of(INDEPENDENT["a mask of rows"])[1].chunks == 2
+
+
 def test_every_chunk_has_a_frame():
     plan, call = plan_of(scan(*CELL[:2], "f32[R,16] = mul(%1, %1)", "f32[R,16] = matmul(%2, %w)"))
     frame = call.outputs[-1]
