@@ -161,7 +161,7 @@ _IMAGE = (224, 224, 3)
 LARGE_MODELS = (
     BenchModel(
         "mobilenetv2", _IMAGE, _mobilenet, classes=IMAGENET, batch_size=8, predict_batch=1,
-        small={"side": 32, "blocks": MOBILENET_BLOCKS[:2], "last": 48},
+        small={"side": 32, "blocks": ((6, 32, 1, 1),), "last": 48},
     ),
     BenchModel(
         "resnet50", _IMAGE, _resnet50, classes=IMAGENET, batch_size=8, predict_batch=1,
@@ -169,7 +169,7 @@ LARGE_MODELS = (
     ),
     BenchModel(
         "efficientnetb0", _IMAGE, _efficientnet, classes=IMAGENET, batch_size=8, predict_batch=1,
-        small={"side": 32, "blocks": EFFICIENTNET_BLOCKS[:2], "last": 48},
+        small={"side": 32, "blocks": ((6, 5, 32, 1, 1),), "last": 48},
     ),
     BenchModel(
         "unet", (128, 128, 3), _unet, "pixels", batch_size=8, predict_batch=1,
