@@ -41,6 +41,8 @@ from .winograd_kernel_grad import KernelGradient, winograd_kernel_grad
 
 Place = tuple[Index, ...]
 
+_CONFLICT = 1024  # pixels this many bytes apart share few sets of the first-level cache
+_LEAST_STEPS = 128  # terms before which it costs much, even if images leave the cache for it
 _STEPS = 512  # terms of a sum after which moving the sums in and out of registers is cheap
 
 
@@ -187,9 +189,14 @@ class _Problem:
 
     @property
     def padded(self) -> bool:
-        """Whether cotangents are copied to rows of whole panels, in the dtype of the sums."""
+        """Whether cotangents are copied panel by panel, in the dtype of the sums.
+
+        Their pixels evict each other from the cache where they lie at powers of two.
+        """
         whole = self.panels * self.width == self.outputs
-        return not whole or emit.dtype_of(self.dy) != self.images.dtype
+        apart = self.groups * self.outputs * element_bytes(self.dtype)
+        evicting = apart % _CONFLICT == 0 and self.rows >= 8 * self.width
+        return not whole or evicting or emit.dtype_of(self.dy) != self.images.dtype
 
     @property
     def slots(self) -> int:
@@ -197,6 +204,9 @@ class _Problem:
         pixels = math.prod(self.sizes)
         cotangents = pixels * self.groups * self.outputs * element_bytes(self.dtype)
         room = self.machine.l2 // 2 // max(1, cotangents + stage_bytes(self.images))
+        sums = self.rows * self.panels * self.width * self.groups * element_bytes(self.dtype)
+        if sums > self.machine.l2:  # then these cost more than images that come from farther away
+            room = max(room, -(-_LEAST_STEPS // max(1, pixels)))
         return max(1, min(room, -(-_STEPS // max(1, pixels)), -(-self.batch // self.tasks)))
 
     @property
@@ -212,13 +222,12 @@ class _Room:
     cotangents: Buffer
     sums: Buffer
 
-    def load(self, problem: _Problem, place: Place, column: Index, group: Index) -> Expr:
-        """Read cotangents of ``place = (task, slot, image, pixel)``."""
-        task, slot, image, pixel = place
+    def load(self, problem: _Problem, place: Place, panel: tuple[Index, Index], j: Index) -> Expr:
+        """Read cotangents of ``place = (task, slot, image, pixel)`` from ``(group, panel)``."""
+        (task, slot, image, pixel), (group, number) = place, panel
         if problem.padded:
-            start = group * problem.panels * problem.width
-            return self.cotangents[task, slot, pixel, start + column]
-        return self.cotangents[image, pixel, group * problem.outputs + column]
+            return self.cotangents[task, slot, group * problem.panels + number, pixel, j]
+        return self.cotangents[image, pixel, group * problem.outputs + number * problem.width + j]
 
 
 def _gradient(problem: _Problem) -> Stmt:
@@ -249,12 +258,8 @@ def _gradient(problem: _Problem) -> Stmt:
 def _with_cotangents(problem: _Problem, body: Callable[[Buffer], Stmt]) -> Stmt:
     pixels = math.prod(problem.sizes)
     if problem.padded:
-        shape = (
-            problem.tasks,
-            problem.slots,
-            pixels,
-            problem.groups * problem.panels * problem.width,
-        )
+        panels = problem.groups * problem.panels
+        shape = (problem.tasks, problem.slots, panels, pixels, problem.width)
         return emit.scratch("cotangents", shape, problem.images.dtype, body)
     total = problem.groups * problem.outputs
     return emit.view(problem.dy, (problem.batch, pixels, total), body)
@@ -303,18 +308,18 @@ def _fill_cotangents(
 ) -> Stmt:
     if not problem.padded:
         return emit.NOTHING
-    columns = problem.outputs
-    width, zero = problem.panels * problem.width, emit.constant(0, problem.images.dtype)
+    zero, rest = emit.constant(0, problem.images.dtype), problem.outputs % problem.width
 
     def pixel(at: Place) -> Stmt:
-        group, number = at
+        group, panel, number = at
         p = emit.unflatten(number, problem.sizes)
 
         def put(j: Index, value: Expr) -> Stmt:
-            return emit.store(room.cotangents, (task, slot, number, group * width + j), value)
+            target = (task, slot, group * problem.panels + panel, number, j)
+            return emit.store(room.cotangents, target, value)
 
         def copy(j: Index) -> Stmt:
-            place = (*p, group * problem.outputs + j)
+            place = (*p, group * problem.outputs + panel * problem.width + j)
             if problem.images.pairs:
                 count = emit.shape_of(problem.dy)[0]
                 return put(
@@ -322,12 +327,18 @@ def _fill_cotangents(
                 )
             return put(j, cast(problem.dy[(image, *place)], problem.dtype))
 
-        return emit.seq(
-            emit.strips(columns, problem.lanes, copy),
-            emit.strips(width - columns, problem.lanes, lambda j: put(columns + j, zero)),
-        )
+        def columns(count: int) -> Stmt:
+            blank = emit.strips(
+                problem.width - count, problem.lanes, lambda j: put(count + j, zero)
+            )
+            return emit.seq(emit.strips(count, problem.lanes, copy), blank)
 
-    return emit.nest((problem.groups, math.prod(problem.sizes)), pixel)
+        if rest == 0:
+            return columns(problem.width)
+        last = emit.equal(panel, problem.panels - 1)
+        return emit.when(last, columns(rest), columns(problem.width))
+
+    return emit.nest((problem.groups, problem.panels, math.prod(problem.sizes)), pixel)
 
 
 # --- tiles -----------------------------------------------------------------------------------
@@ -410,8 +421,8 @@ def _tile(
             return room.stage.load(task, slot, image + slot, position(p, row), channel)
 
         def right(vector: int) -> Expr:
-            column = tile.ramp(number * problem.width + vector * tile.lanes)
-            return room.load(problem, where, column, group)
+            lane = tile.ramp(vector * tile.lanes)
+            return room.load(problem, where, (group, number), lane)
 
         return step(left, right)
 

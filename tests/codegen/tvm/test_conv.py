@@ -83,6 +83,7 @@ PARALLEL = {
     "rows": (1, (40, 40), 16, 32, 3, {"padding": 1}),
     "panels": (1, (8, 8), 64, 128, 3, {"padding": 1}),
     "strides": (6, (16, 16), 24, 40, 3, {"padding": ((0, 1), (0, 1)), "strides": 2}),
+    "cotangents at powers of two": (3, (9, 9), 64, 256, 3, {"padding": 1, "strides": 2}),
     "depthwise": (8, (32, 32), 48, 48, 3, {"groups": 48, "padding": 1}),
     "depthwise, one image": (1, (57, 60), 72, 72, 5, {"groups": 72, "padding": 2, "strides": 2}),
 }  # fmt: skip
