@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
@@ -32,6 +32,9 @@ from .winograd import winograd
 from .winograd_cost import divide
 
 Padding = tuple[tuple[int, int], ...]
+
+UNROLLED_PHASES = 8
+"""Phases of an input's gradient (the product of the strides) that have code of their own."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +160,16 @@ def conv_input_grad(
         for i in range(rank)
     ]
     images = _stage(dy, w, axes, machine)
-    parts = [
-        _phase(dy, w, input_shape, phases, images, g, machine, epilogue)
-        for phases in itertools.product(*axes)
-    ]
-    if any(map(_is_depthwise, parts)):
+
+    def part(phases: tuple[_Phase, ...]) -> Correlation:
+        return _phase(dy, w, input_shape, phases, images, g, machine, epilogue)
+
+    depthwise_like = _is_depthwise(part(tuple(axis[0] for axis in axes)))
+    if math.prod(map(len, axes)) > UNROLLED_PHASES and not depthwise_like:
+        runs = itertools.product(*map(_runs, axes))
+        return emit.seq(*(_rolled(run, lambda phases: _solve(part(phases))) for run in runs))
+    parts = [part(phases) for phases in itertools.product(*axes)]
+    if depthwise_like:
         return depthwise(*parts)
     if len(parts) == 1 or input_shape[0] < machine.cores:
         return emit.seq(*map(_solve, parts))
@@ -176,12 +184,12 @@ class _Phase:
     ``start + i + j * dilation``, for ``j < taps``.
     """
 
-    first: int
+    first: Index
     size: int
     stride: int
     dilation: int
     taps: int
-    last: int
+    last: Index
     start: int
 
 
@@ -203,6 +211,31 @@ def _phases(size: int, taps: int, stride: int, dilation: int, low: int) -> list[
             )
         )
     return phases
+
+
+def _runs(axis: list[_Phase]) -> list[list[_Phase]]:
+    """Phases in a row that differ in `first` and `last` alone, each by 1 from the one before."""
+    runs: list[list[_Phase]] = []
+    for phase in axis:
+        if runs:
+            last = runs[-1][-1]
+            if phase == replace(last, first=last.first + 1, last=last.last + 1):
+                runs[-1].append(phase)
+                continue
+        runs.append([phase])
+    return runs
+
+
+def _rolled(runs: tuple[list[_Phase], ...], body: Callable[[tuple[_Phase, ...]], Stmt]) -> Stmt:
+    """The code of many phases as a loop: written out, it would take LLVM seconds."""
+
+    def at(place: Place) -> Stmt:
+        moved = zip(runs, place, strict=True)
+        return body(tuple(
+            replace(run[0], first=run[0].first + i, last=run[0].last + i) for run, i in moved
+        ))  # fmt: skip
+
+    return emit.nest(tuple(map(len, runs)), at)
 
 
 def _stage(dy: Buffer, w: Buffer, axes: list[list[_Phase]], machine: Machine) -> Images:

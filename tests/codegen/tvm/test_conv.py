@@ -39,6 +39,13 @@ CASES = {
     "strides and groups": (3, (7, 6), 4, 6, 3, {"strides": (2, 3), "padding": 1, "groups": 2}),
     "strides, rank 3": (2, (4, 5, 4), 2, 3, (2, 3, 1), {"strides": 2, "padding": 1}),
     "strides, many images": (7, (6, 5), 3, 5, 4, {"strides": 2, "padding": ((1, 2), (2, 1))}),
+    "many phases": (2, (17, 19), 5, 6, (5, 3), {"strides": 4, "padding": ((1, 1), (2, 0))}),
+    "many phases, rank 3": (
+        2, (9, 8, 7), 2, 3, 4, {"strides": 4, "padding": ((1, 2), (0, 1), (2, 2))},
+    ),
+    "many phases and groups": (2, (13, 11), 4, 6, (3, 4), {"strides": (3, 4), "groups": 2}),
+    "more phases than elements": (1, (1, 2, 9), 2, 3, 3, {"strides": 3, "padding": 1}),
+    "patches": (2, (32, 48), 3, 20, 16, {"strides": 16}),
     "first layer of a residual net": (1, (15, 14), 3, 8, 7, {"strides": 2, "padding": 3}),
     "rank 1": (3, (9,), 4, 6, 3, {"padding": 1}),
     "rank 3": (2, (4, 5, 6), 2, 3, (2, 3, 2), {"strides": (1, 2, 1), "padding": 1}),
@@ -279,3 +286,23 @@ def test_half_precision_sums_in_single():
     )
     want = problem.expected("conv", problem.x, problem.w)
     np.testing.assert_allclose(result, want, rtol=1e-3, atol=1e-2)
+
+
+def test_code_does_not_grow_with_the_product_of_the_strides():
+    """Each phase of the strides used to have code of its own, 64 times as much here."""
+
+    def size(strides):
+        problem = Problem(2, (9, 9, 9), 2, 3, 4, {"strides": strides})
+        dy, w = declare("dy", problem.dy), declare("w", problem.w)
+        out = emit.buffer("out", problem.x_shape)
+        code = conv_input_grad(
+            dy,
+            w,
+            out,
+            input_shape=problem.x_shape,
+            geometry=problem.geometry,
+            machine=TARGET.machine,
+        )
+        return len(str(code))
+
+    assert size(4) < 4 * size(1)
