@@ -94,14 +94,9 @@ class Builder:
         finally:
             self._layers.pop()
 
-    @contextmanager
-    def at(self, source: Source) -> Iterator[None]:
+    def at(self, source: Source) -> _At:
         """Nodes made inside carry this source."""
-        previous, self._source = self._source, source
-        try:
-            yield
-        finally:
-            self._source = previous
+        return _At(self, source)
 
     @contextmanager
     def record(self) -> Iterator[list[Node]]:
@@ -118,6 +113,22 @@ class Builder:
     ) -> Graph:
         """The graph of the nodes that the outputs and updates need."""
         return Graph.make(self.name, self.inputs, self.state, outputs, updates)
+
+
+class _At:
+    """Sets a builder's source while it is entered; passes do so for every node."""
+
+    __slots__ = ("_builder", "_previous", "_source")
+
+    def __init__(self, builder: Builder, source: Source) -> None:
+        self._builder = builder
+        self._source = source
+
+    def __enter__(self) -> None:
+        self._previous, self._builder._source = self._builder._source, self._source
+
+    def __exit__(self, *_: object) -> None:
+        self._builder._source = self._previous
 
 
 class EagerBuilder(Builder):

@@ -448,9 +448,10 @@ class Rewriter:
     def run(self, graph: Graph) -> tuple[Graph, Report]:
         """The rewritten graph, and what was done."""
         report = Report(budget=current_budget())
+        matches: Matches = {}
         for _ in range(SWEEPS):
             before = sum(report.fired.values())
-            graph = self._sweep(graph, report)
+            graph = self._sweep(graph, report, matches)
             report.sweeps += 1
             if sum(report.fired.values()) == before:
                 return graph, report
@@ -459,8 +460,8 @@ class Rewriter:
             f"{dict(report.fired)}"
         )
 
-    def _sweep(self, graph: Graph, report: Report) -> Graph:
-        sweep = _Sweep(graph, set(graph.results), report)
+    def _sweep(self, graph: Graph, report: Report, matches: Matches) -> Graph:
+        sweep = _Sweep(graph, set(graph.results), report, matches)
 
         def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
             changed = any(v is not w for v, w in zip(inputs, node.inputs, strict=True))
@@ -490,8 +491,8 @@ class Rewriter:
         for rule in () if report.budget.is_spent else self._candidates(before, now):
             node = now if rule.keeps_inner else before
             assert node is not None
-            found = match(rule.root, node)
-            if isinstance(found, Mismatch):
+            found = sweep.match(rule, node)
+            if found is None:
                 continue
             reason = _refusal(rule, found, sweep.graph, sweep.results)
             if reason:
@@ -517,6 +518,10 @@ class Rewriter:
         return chosen
 
 
+Matches = dict[tuple[int, Node], Match | None]
+"""What `match` found in the sweeps before, by the rule's identity and the node."""
+
+
 def _ops(node: Node) -> tuple[str, ...]:
     """What `may_match` looks at: the names of the node's op and of those of its operands."""
     return (node.op.name, *[v.node.op.name if v.node else "" for v in node.inputs])
@@ -529,8 +534,17 @@ class _Sweep:
     graph: Graph
     results: set[Value]
     report: Report
+    matches: Matches
     replaced: dict[Value, Value] = field(default_factory=dict)
     visited: set[Value] = field(default_factory=set)
+
+    def match(self, rule: Rule, node: Node) -> Match | None:
+        """How the rule's pattern fits the node, if it does; neither of them ever changes."""
+        key = (id(rule), node)
+        if key not in self.matches:
+            found = match(rule.root, node)
+            self.matches[key] = found if isinstance(found, Match) else None
+        return self.matches[key]
 
     def is_new(self, value: Value) -> bool:
         """Whether a rule has just made the value; other values had their turn or will."""
