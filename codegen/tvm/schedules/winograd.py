@@ -10,6 +10,9 @@ For f32 images, two spatial axes, stride and dilation 1, one group. Each task ta
    the weights were transformed to at the beginning;
 3. the products are transformed back, and the epilogue stores the results.
 
+Weights much larger than the cache are not read by all tasks: then all tiles are transformed first,
+and the tasks share out the panels, each with the weights of its own.
+
 Tiles are counted through all images, so small images and single ones fill blocks alike. (Staging
 padded images as the direct template does would cost a pass over the image, a twentieth of the
 time with 16 channels.)
@@ -35,6 +38,8 @@ from .tile import (
     weight,
 )
 from .winograd_tiles import SQUARE, Room, Squares, Tiles, deal, grid_of, pitch
+
+_LARGE = 4  # times the second-level cache: weights that tasks should not all read
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def _deal(problem: Correlation) -> tuple[Tiles, bool]:
     tasks = tasks_for(problem.work, machine)
     tiles = problem.batch * math.prod(grid_of(problem.sizes))
     if (
-        weights_bytes > machine.l2
+        weights_bytes > _LARGE * machine.l2
         and tiles * row_bytes <= max(machine.l2, machine.l3) // 2
         and problem.panels >= tasks
     ):
