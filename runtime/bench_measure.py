@@ -142,14 +142,13 @@ class Worker:
             stderr=self._log,
             text=True,
             env=_worker_environment(),
-            preexec_fn=self._keep_to_cores if self.cores else None,
         )
+        if self.cores:  # before it starts any thread; forked children would have to be careful
+            ours = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(self._process.pid, ours[: self.cores])
         self._answers: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-
-    def _keep_to_cores(self) -> None:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: self.cores])
 
     def restart(self) -> None:
         """Start a new process, so that nothing of the last model is left."""

@@ -12,11 +12,12 @@ from hornfels.benchmarks.models import BENCH_MODELS
 from hornfels.runtime import bench_measure
 
 SCRIPT = """
-import json, os, sys
+import json, os, sys, time
 name = sys.argv[1]
 for line in sys.stdin:
     request = json.loads(line)
     if request["do"] == "load":
+        time.sleep(0.05)  # until the affinity is set
         if request["batch_size"] == 64 and name == "keras-jax":
             print(json.dumps({"error": "MemoryError: too large"}), flush=True)
             continue
