@@ -505,7 +505,7 @@ class Layer(Operation):
 
 
 INTERNAL = {"_trainable_variables", "_non_trainable_variables", "_losses", "_init_arguments",
-            "_build_shapes", "_output_shapes", "inbound_nodes"}  # fmt: skip
+            "_build_shapes", "_output_shapes", "inbound_nodes", "_stateful"}  # fmt: skip
 
 
 def _recorded_build(build: Callable[..., Any]) -> Callable[..., Any]:

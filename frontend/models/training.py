@@ -34,6 +34,7 @@ class Trainer:
         self.history: Any = None
         self._objectives: Objectives | None = None
         self._version = 0
+        self._stateful: tuple[Any, list[Any]] = (None, [])
         self._state_names = StateNames()
         self._compiled: Any = None
         self._backend: str | None = None
@@ -333,8 +334,15 @@ class Trainer:
         return tree.pack_like(self._prediction_structure, list(outputs.values()))
 
     def batch_of_states(self) -> int | None:
-        """The batch size of the states that stateful layers keep; None if there are none."""
-        for layer in self._flatten_layers():  # type: ignore[attr-defined]
+        """The batch size of the states that stateful layers keep; None if there are none.
+
+        Asked before each step, so which layers are stateful is found once for all traces.
+        """
+        key = self.trace_key()
+        if self._stateful[0] != key:
+            found = [x for x in self._flatten_layers() if getattr(x, "stateful", False)]  # type: ignore[attr-defined]
+            self._stateful = (key, found)
+        for layer in self._stateful[1]:
             kept = tree.flatten(getattr(layer, "states", None))
             if isinstance(kept[0] if kept else None, Variable):
                 return int(kept[0].shape[0])
