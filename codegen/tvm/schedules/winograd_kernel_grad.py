@@ -24,6 +24,7 @@ from .tile import Epilogue, Tile, choose_vectors, for_row_tiles, max_rows, tasks
 from .winograd_tiles import SQUARE, Room, Squares, Tiles, deal, grid_of, pitch
 
 _STEPS = 96  # terms of a sum after which moving the sums in and out of registers is cheap
+_LARGE = 2  # times the second-level cache: sums that should not be moved at all
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _deal(problem: KernelGradient) -> tuple[Tiles, int]:
     tasks = tasks_for(problem.work, machine)
     tiles = batch * math.prod(grid_of(problem.sizes))
     most = min(machine.l2 // 2 // row_bytes, _STEPS)
-    if 4 * SQUARE * problem.channels * problem.outputs > machine.l2 // 2:
+    if 4 * SQUARE * problem.channels * problem.outputs > _LARGE * machine.l2:
         group = _group(problem)
         if tiles * row_bytes <= machine.l3 // 2 and group >= lanes:
             return deal(batch, problem.sizes, _STEPS, 8, tasks), group
