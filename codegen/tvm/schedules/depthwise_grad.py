@@ -18,10 +18,11 @@ from ..target import Machine
 from .axis import Axis
 from .depthwise import Load, Place
 from .staging import Images, Ints, Stage
-from .tile import Epilogue, cast, tasks_for
+from .tile import Epilogue, cast, element_bytes, tasks_for
 
 _PIXELS = 8  # neighbours whose code is written out
 _VECTORS = 2  # of channels at a time: enough sums to fill the pipeline
+_STREAMED = 16  # images of so many times the second-level cache come from memory
 _ROW = 64  # positions after which moving the sums in and out of registers is cheap
 
 
@@ -149,13 +150,39 @@ def _task(
 
         def channels(channel: Index, vectors: int, width: int) -> Stmt:
             run = _Run(problem, sums, see, task, n, (start, length), channel, vectors, width)
-            return run.taps()
+            return emit.seq(_ahead(problem, n, start, channel, vectors * width), run.taps())
 
         fill = stage.fill(task, 0, n) if stage else None
         return emit.seq(fill, _over_channels(problem, channels))
 
     border = stage.clear(task, 1) if stage else None
     return emit.seq(clear, border, emit.serial(count, item, "block", first))
+
+
+def _ahead(problem: DepthwiseGrad, n: Index, start: Index, channel: Index, channels: int) -> Stmt:
+    """Fetch a share of the next rows, as large as that of these channels, as it lies in memory.
+
+    The rows are used by a few channels at a time, of which the processor makes out no stream: a
+    quarter faster for 8x112x112x96.
+    """
+    shape = emit.shape_of(problem.images.source)
+    nbytes = math.prod(shape) * element_bytes(problem.dtype)
+    if nbytes < _STREAMED * problem.machine.l2 or len(problem.axes) != 2:
+        return emit.NOTHING
+    axis, rows = problem.axes[0], problem.block
+
+    def fetch(buffer: Buffer, row: Index, pixels: int) -> Stmt:
+        begin, count = channel * pixels, -(-pixels * channels // problem.lanes)
+        return emit.serial(
+            count, lambda i: emit.prefetch(buffer[(n, row, 0, begin + i * problem.lanes)]), "line"
+        )
+
+    images = fetch(
+        problem.images.source,
+        axis.element(start + rows, axis.taps - 1) - axis.stride + 1,
+        rows * axis.stride * shape[2],
+    )
+    return emit.seq(images, fetch(problem.dy, start + rows, rows * problem.axes[1].count))
 
 
 def _over_channels(problem: DepthwiseGrad, body: Callable[[Index, int, int], Stmt]) -> Stmt:

@@ -212,6 +212,13 @@ def test_one_tap_blocks(strides, check):
     )
 
 
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_depthwise_from_memory(check):
+    """A cache so small that images are fetched ahead."""
+    case = (2, (19, 21), 40, 40, 3, {"groups": 40, "padding": 1, "strides": 2})
+    check(Problem(*case), replace(TARGET.machine, l2=1 << 10))
+
+
 @pytest.mark.parametrize("check", list(CHECKS.values())[:2], ids=list(CHECKS)[:2])
 def test_one_tap_panels(check):
     """Few pixels, and weights that fill the cache: each panel is packed where it is used."""
