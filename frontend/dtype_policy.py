@@ -65,8 +65,11 @@ def dtype_policy() -> DTypePolicy:
 
 
 def set_dtype_policy(policy: Any) -> None:
-    """Set the policy of layers that name none: a name such as `mixed_bfloat16`."""
-    _default[:] = [get(policy)]
+    """Set the policy of layers that name none: a name such as `mixed_bfloat16`.
+
+    None goes back to the dtype that `hornfels.config.floatx` names.
+    """
+    _default[:] = [] if policy is None else [get(policy)]
 
 
 def get(identifier: Any) -> DTypePolicy:

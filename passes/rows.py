@@ -26,7 +26,7 @@ import numpy as np
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import Shape
-from .outline import tokens_of
+from .outline import VIEWS, tokens_of
 
 Digit = tuple[int, int]
 Digits = tuple[Digit, ...]
@@ -120,6 +120,17 @@ def rows_of(node: Node) -> Rows | None:
     return Rows(total, _flat(kept), _flat(reduced))
 
 
+def _is_border(value: Value, borders: Collection[Value], own: Collection[Value]) -> bool:
+    """Whether a value is read from memory: in `borders`, and no view of an output."""
+    if value not in borders or value in own:
+        return False
+    while value.node is not None and value.node.op.name in VIEWS:
+        value = value.node.inputs[0]
+        if value in own:
+            return False
+    return True
+
+
 def visits(
     outputs: Iterable[Value], borders: Collection[Value], rows: Rows
 ) -> Iterator[tuple[Value, Layout | None]]:
@@ -136,7 +147,7 @@ def visits(
         value, layout = stack.pop()
         yield value, layout
         node = value.node
-        if node is None or (value in borders and value not in own):
+        if node is None or _is_border(value, borders, own):
             yield from ((token, None) for token in tokens_of(value))
             continue
         for item in _operands(node, layout, rows):

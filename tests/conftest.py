@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 
 import pytest
@@ -15,6 +16,14 @@ os.environ["HORNFELS_CONTRACTS"] = "1"
 os.environ["HORNFELS_CACHE_SIZE"] = "0"
 # JAX looks for accelerators otherwise, and says so in a warning, which is an error here.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _own_dtype_policy():
+    """A test that sets the dtype policy of all layers, as benchmarks do, sets its own alone."""
+    yield
+    if "hornfels.frontend.dtype_policy" in sys.modules:
+        sys.modules["hornfels.frontend.dtype_policy"].set_dtype_policy(None)
 
 
 @pytest.fixture(autouse=True, scope="session")
