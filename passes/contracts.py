@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..ir.errors import VerifyError
 from ..ir.graph import Graph, Node, Value, is_among, reachable
-from ..ir.rewrite import number_of
+from ..ir.pattern import number_of
 from ..ir.settings import current_settings
 from ..ir.verify import verify
 from .batches import parts_of

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir.graph import Graph, Node, Value
-from ..ir.rewrite import COMMUTATIVE, current_budget
+from ..ir.pattern import COMMUTATIVE
+from ..ir.rewrite import current_budget
 
 
 @dataclass(frozen=True)

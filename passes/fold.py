@@ -17,7 +17,8 @@ import numpy as np
 
 from ..ir.builder import constant
 from ..ir.graph import Graph, Node, Value
-from ..ir.rewrite import current_budget, number_of
+from ..ir.pattern import number_of
+from ..ir.rewrite import current_budget
 from ..ir.sugar import full
 
 _NEVER = frozenset({"rng_bits", "stop_gradient"})

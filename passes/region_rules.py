@@ -15,7 +15,7 @@ from ..ir.builder import constant
 from ..ir.evaluate import run_region
 from ..ir.graph import Node, Value, reachable
 from ..ir.op import get
-from ..ir.rewrite import number_of
+from ..ir.pattern import number_of
 from ..ir.sugar import broadcast_to, full, reshape
 from .loops import Branches, Carry, Choice, Loop, Operand, leaves, recomputed
 

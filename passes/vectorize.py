@@ -38,8 +38,8 @@ from typing import Any
 from ..ir.batching import batch, has_rule
 from ..ir.graph import Node, Value, is_among, outline, reachable
 from ..ir.op import get
+from ..ir.pattern import number_of
 from ..ir.residuals import SYMBOL, residuals
-from ..ir.rewrite import number_of
 from ..ir.sugar import reshape, transpose
 from ..ir.types import Size, TensorType
 from .loops import Derived, Find, Loop, Operand, Stack, leaves, recomputed

@@ -10,7 +10,7 @@ import numpy as np
 from ...ir.builder import constant, emit
 from ...ir.graph import Graph, Node, Value, is_among
 from ...ir.op import get
-from ...ir.rewrite import number_of
+from ...ir.pattern import number_of
 
 
 def bake(graph: Graph, arrays: Mapping[str, np.ndarray]) -> tuple[Graph, dict[Value, str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...ir.builder import emit
 from ...ir.graph import Graph, Node, Value, is_among, same
 from ...ir.op import get
-from ...ir.rewrite import number_of
+from ...ir.pattern import number_of
 from ...ir.sugar import full, select
 from ...passes.pipeline import optimize
 

@@ -8,7 +8,8 @@ from typing import Any
 from ...ir.errors import VerifyError
 from ...ir.graph import Value
 from ...ir.op import get
-from ...ir.rewrite import Rule, number_of
+from ...ir.pattern import number_of
+from ...ir.rewrite import Rule
 from ...ir.sugar import full
 from ...ir.types import Shape, Size
 from .algebra import power_of_two

@@ -11,7 +11,8 @@ from typing import Any
 
 from ...ir.graph import Value
 from ...ir.op import get
-from ...ir.rewrite import Rule, number_of
+from ...ir.pattern import number_of
+from ...ir.rewrite import Rule
 from ...ir.types import Shape, size_of
 from .algebra import equals, floating, like
 

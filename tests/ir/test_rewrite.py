@@ -7,7 +7,8 @@ import pytest
 from hornfels.ir import parse, verify
 from hornfels.ir.errors import ArgumentError, VerifyError
 from hornfels.ir.op import get
-from hornfels.ir.rewrite import Match, Mismatch, Rewriter, Rule, explain, match, number_of
+from hornfels.ir.pattern import Match, Mismatch, match, number_of
+from hornfels.ir.rewrite import Rewriter, Rule, explain
 
 TEXT = """graph g(%x: f32[3], %y: f32[3]) {
   %0: f32[] = constant[value=dense<f32[]: 2.0>]()

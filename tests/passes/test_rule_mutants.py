@@ -15,7 +15,8 @@ from hornfels.ir import Value, parse, verify
 from hornfels.ir.errors import HornfelsError
 from hornfels.ir.graph import Graph
 from hornfels.ir.op import get
-from hornfels.ir.rewrite import COMMUTATIVE, Rule
+from hornfels.ir.pattern import COMMUTATIVE
+from hornfels.ir.rewrite import Rule
 from hornfels.passes.simplify import Simplify
 
 OTHER = {"add": "sub", "sub": "add", "mul": "add", "div": "mul", "maximum": "minimum",
