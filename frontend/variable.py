@@ -260,6 +260,9 @@ def _frozen(array: np.ndarray) -> np.ndarray:
 
 def as_array(value: Any, dtype: Any) -> np.ndarray:
     """An array of what a user passes; Python numbers take the default dtypes."""
+    wanted = None if dtype is None else as_dtype(dtype).numpy
+    if wanted is not None and type(value) is np.ndarray and value.dtype == wanted:
+        return value
     if isinstance(value, Variable):
         value = value._read_array()
     if isinstance(value, Value) and value.constant is None:
@@ -267,7 +270,6 @@ def as_array(value: Any, dtype: Any) -> np.ndarray:
             f"a variable outside of this trace cannot hold the traced tensor {value.type}",
             hint="make variables in __init__ or build, and assign in call",
         )
-    wanted = None if dtype is None else as_dtype(dtype).numpy
     try:
         array = np.asarray(value)
         if wanted is not None:

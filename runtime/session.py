@@ -143,6 +143,7 @@ class Step:
         pool: ThreadPoolExecutor,
     ) -> None:
         self.graph = graph
+        self.inputs = tuple(v.name for v in graph.inputs)
         self.variables = variables
         self._backend = backend
         self._pool = pool
@@ -196,6 +197,7 @@ class CompiledModel:
         self.device = Device(self.backend.state())
         self.random = np.random.default_rng(model.shuffle_seed())
         self._steps: dict[Any, Step] = {}
+        self._ready: dict[Any, tuple[Step, Executable]] = {}  # by all that a run depends on
         self._open: dict[Any, Mapping[str, TensorType]] = {}  # inputs with open sizes
         self._lock = threading.RLock()
         self._pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="hornfels-compile")
@@ -243,14 +245,22 @@ class CompiledModel:
         With `anew` the metrics begin with this step, once nothing refuses it.
         """
         with self._lock:
-            step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
-            executable = step.executable(size_of_batch(batch))
+            step, executable = self._executable(kind, batch)
             self.model.check(batch)
             if anew:
                 self.model.reset_metrics()
             self.device.hold(step.variables)
-            wanted = {v.name: batch[v.name] for v in step.graph.inputs}
-            return executable(self.device.state, wanted)
+            return executable(self.device.state, {name: batch[name] for name in step.inputs})
+
+    def _executable(self, kind: str, batch: Batch) -> tuple[Step, Executable]:
+        """The step for a batch and its executable, found at once for what has run before."""
+        shapes = tuple([(name, array.dtype, array.shape) for name, array in batch.items()])
+        key = (kind, self.model.trace_key(), self.model.batch_of_states(), shapes)
+        found = self._ready.get(key)
+        if found is None:
+            step = self.step(kind, {name: type_of(array) for name, array in batch.items()})
+            found = self._ready[key] = (step, step.executable(size_of_batch(batch)))
+        return found
 
     def prepare(self, kind: str, batch: Batch, sizes: Sequence[int]) -> None:
         """Compile for the first size now and for the others in the background."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from ..codegen.native.host import host_cores
-from ..codegen.native.program import NativeProgram, load
+from ..codegen.native.program import NativeProgram, Table, load, make_table
 from ..ir import Graph
 from ..ir.collector import rare_collection
 from ..ir.errors import ArgumentError, DTypeError, LoweringError, ShapeError
@@ -44,7 +44,7 @@ def aligned_empty(type: TensorType) -> np.ndarray:
     type : TensorType
         Static.
     """
-    return _Blank.of(type).make()
+    return _Blank.of(type).make()[0]
 
 
 def address_of(array: np.ndarray) -> int:
@@ -82,10 +82,12 @@ class _Blank:
         shape = tuple(int(d) for d in type.shape)
         return _Blank(name, type, type.nbytes, type.dtype.numpy, shape)
 
-    def make(self) -> np.ndarray:
+    def make(self) -> tuple[np.ndarray, int]:
+        """An aligned array, and where it begins."""
         block = np.empty(self.nbytes + ALIGNMENT, np.uint8)
-        start = -address_of(block) % ALIGNMENT
-        return np.ndarray(self.shape, self.dtype, block.data, start)
+        address = address_of(block)
+        start = -address % ALIGNMENT
+        return np.ndarray(self.shape, self.dtype, block.data, start), address + start
 
     def require(self, array: np.ndarray) -> None:
         """Refuse an array of another dtype or shape."""
@@ -109,9 +111,9 @@ class TvmState:
 
     def write(self, name: str, array: np.ndarray) -> None:
         """Create the array, or overwrite it where it lies if shape and dtype stay."""
-        held, wanted = self._arrays.get(name), type_of(np.asarray(array))
-        if held is None or type_of(held) != wanted:
-            held = self._arrays[name] = aligned_empty(wanted)
+        held, array = self._arrays.get(name), np.asarray(array)
+        if held is None or held.dtype != array.dtype or held.shape != array.shape:
+            held = self._arrays[name] = aligned_empty(type_of(array))
             self.version += 1
         held[...] = array
 
@@ -181,7 +183,17 @@ class TvmExecutable:
         self._planned = planned
         self._arena = aligned_empty(TensorType(u8, (compilation.arena_bytes,)))
         self._constants = [aligned(array) for array in compilation.constants]
-        self._located: tuple[TvmState, int, list[int]] | None = None
+        self._table = self._blank_table()
+        self._located: tuple[TvmState, int] | None = None
+
+    def _blank_table(self) -> Table:
+        """Pointers in the order of the program; those of a run are still to come."""
+        face = self.face
+        runs = 1 + len(face.inputs)
+        self._state_begins, self._outputs_begin = runs, runs + len(face.state)
+        unknown = [0] * (len(face.inputs) + len(face.state) + len(face.outputs))
+        constants = map(address_of, self._constants)
+        return make_table([address_of(self._arena), *unknown, *constants, *self._more])
 
     @classmethod
     def of(cls, compiled: Compiled) -> Self:
@@ -208,21 +220,21 @@ class TvmExecutable:
     def __call__(self, state: TvmState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; outputs are fresh arrays, updates are applied to `state`."""
         given = [self._input(blank, inputs) for blank in self.face.inputs]
-        state_pointers = self._locate(state)
-        outputs = [blank.make() for blank in self.face.outputs]
-        pointers = [
-            address_of(self._arena),
-            *map(address_of, given),
-            *state_pointers,
-            *map(address_of, outputs),
-            *map(address_of, self._constants),
-            *self._more,
-        ]
-        self.program.run(pointers[: self.program.pointers])
-        names = (blank.name for blank in self.face.outputs)
-        return dict(zip(names, outputs, strict=True))
+        made = [blank.make() for blank in self.face.outputs]
+        table = self._table
+        with self.program.lock:
+            self._locate(state)
+            for place, (_, address) in enumerate(given, 1):
+                table[place] = address
+            for place, (_, address) in enumerate(made, self._outputs_begin):
+                table[place] = address
+            self.program.start(table)
+        return {
+            blank.name: array for blank, (array, _) in zip(self.face.outputs, made, strict=True)
+        }
 
-    def _input(self, blank: _Blank, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _input(self, blank: _Blank, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, int]:
+        """An input as kernels can read it, and where it lies."""
         if blank.name not in inputs:
             raise ArgumentError(
                 f"graph {self.face.name}: input {blank.name!r} is missing, "
@@ -230,22 +242,27 @@ class TvmExecutable:
             )
         array = np.asarray(inputs[blank.name])
         blank.require(array)
-        return aligned(array)
+        address = address_of(array)
+        if address % ALIGNMENT == 0 and array.flags.c_contiguous:
+            return array, address
+        copy, address = blank.make()
+        copy[...] = array
+        return copy, address
 
-    def _locate(self, state: TvmState) -> list[int]:
-        """Addresses of the state's arrays, looked up again only if one has moved."""
-        located = self._located
-        if located is None or located[:2] != (state, state.version):
-            held = set(state.names())
-            for blank in self.face.state:
-                if blank.name not in held:
-                    raise ArgumentError(
-                        f"graph {self.face.name}: state {blank.name!r} is not on the device"
-                    )
-                blank.require(state.array(blank.name))
-            pointers = [address_of(state.array(b.name)) for b in self.face.state]
-            self._located = located = (state, state.version, pointers)
-        return located[2]
+    def _locate(self, state: TvmState) -> None:
+        """Note where the state's arrays lie, unless none has moved."""
+        if self._located == (state, state.version):
+            return
+        held = set(state.names())
+        for blank in self.face.state:
+            if blank.name not in held:
+                raise ArgumentError(
+                    f"graph {self.face.name}: state {blank.name!r} is not on the device"
+                )
+            blank.require(state.array(blank.name))
+        for place, blank in enumerate(self.face.state, self._state_begins):
+            self._table[place] = address_of(state.array(blank.name))
+        self._located = (state, state.version)
 
 
 class TimedExecutable(TvmExecutable):
@@ -258,6 +275,7 @@ class TimedExecutable(TvmExecutable):
         self.noted = noted
         self._log = aligned_empty(TensorType(u8, (noted.nbytes,)))
         self._more = (address_of(self._log),)
+        self._table = self._blank_table()
         return self
 
     def __call__(self, state: TvmState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

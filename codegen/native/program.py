@@ -20,6 +20,15 @@ ENTRY = "hornfels_entry"
 _LAUNCH = "__TVMBackendParallelLaunch"  # a variable of object code that has parallel loops
 
 
+Table = ctypes.Array[ctypes.c_int64]
+"""Base pointers as native code reads them."""
+
+
+def make_table(pointers: Sequence[int]) -> Table:
+    """A table that begins with these pointers, long enough for native code to be handed it."""
+    return (ctypes.c_int64 * max(1, len(pointers)))(*pointers)
+
+
 @dataclass(frozen=True)
 class NativeCode:
     """Machine code of a program, which can be stored and loaded by a process of this machine.
@@ -53,6 +62,11 @@ class NativeProgram:
     Parameters
     ----------
     code : NativeCode
+
+    Attributes
+    ----------
+    lock : threading.Lock
+        Held while the program runs.
     """
 
     def __init__(self, code: NativeCode) -> None:
@@ -69,8 +83,7 @@ class NativeProgram:
         flush = host_processor().flush
         self._clear = (1 << 64) - 1 & ~flush
         self._set = flush if current_settings().denormals == "flush" else 0
-        self._table = (ctypes.c_int64 * max(1, code.pointers))()
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         _programs.add(self)
 
     def run(self, pointers: Sequence[int]) -> None:
@@ -84,15 +97,22 @@ class NativeProgram:
         """
         if len(pointers) != self.pointers:
             raise ValueError(f"run: needs {self.pointers} pointers, got {len(pointers)}")
-        with self._lock:
-            self._table[: self.pointers] = list(pointers)
-            self._run(self._entry, self._table, self._clear, self._set)
+        table = make_table(pointers)
+        with self.lock:
+            self.start(table)
+
+    def start(self, table: Table) -> None:
+        """Run all calls in order on a table made by `make_table`; the caller holds `lock`.
+
+        The table begins with as many pointers as the program has; it may be used again.
+        """
+        self._run(self._entry, table, self._clear, self._set)
 
     def __call__(self, pointers: Sequence[int]) -> None:
         self.run(pointers)
 
     def _forked(self) -> None:
-        self._lock = threading.Lock()  # a thread that held the other is not in this process
+        self.lock = threading.Lock()  # a thread that held the other is not in this process
 
 
 _programs: weakref.WeakSet[NativeProgram] = weakref.WeakSet()

@@ -42,7 +42,7 @@ class Metric:
         """The state, that of metrics inside of this one included, in the order of creation."""
         found: list[Variable] = []
         for item in vars(self).values():
-            for part in item if isinstance(item, list | tuple) else [item]:
+            for part in item if isinstance(item, (list, tuple)) else (item,):
                 if isinstance(part, Variable):
                     found.append(part)
                 elif isinstance(part, Metric):

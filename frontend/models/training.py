@@ -16,10 +16,10 @@ from ...ir import sugar
 from ...ir.builder import current
 from ...ir.errors import ArgumentError, DTypeError, HornfelsError, ShapeError
 from ...ir.graph import Graph, Value
-from ...ir.types import TensorType, as_dtype, f64, i32, type_of
+from ...ir.types import DTYPES, TensorType, as_dtype, f64, i32, type_of
 from .. import config, ops, tree
 from ..gradients import gradients
-from ..keras_tensor import BATCH
+from ..keras_tensor import BATCH, KerasTensor
 from ..trace import StateNames, Trace
 from ..variable import Variable, changes
 from .objectives import Flat, Objectives
@@ -304,17 +304,18 @@ class Trainer:
             If the number of inputs, a length or a dtype does not fit.
         """
         network = getattr(self, "_network", None)
-        if network is not None:
+        takes_one = network is None or isinstance(network.input_structure, KerasTensor)
+        if network is not None and not (takes_one and _is_taken(x)):
             given = network.arrange(_arrays("x", x, len(network.inputs)))
             x = tree.pack_like(network.input_structure, given)
-        batch = _named("x", _arrays("x", x))
+        batch = _named_arrays("x", x)
         if y is not None:
             if isinstance(y, dict) and network is not None:
                 y = _for_outputs("y", y, self._output_names(network.output_structure))
                 y = y[0] if len(y) == 1 else y
-            batch |= _named("y", _arrays("y", y))
+            batch |= _named_arrays("y", y)
         if sample_weight is not None:
-            batch |= _named("sample_weight", _arrays("sample_weight", sample_weight))
+            batch |= _named_arrays("sample_weight", sample_weight)
         sizes = {name: len(a) if a.ndim else 0 for name, a in batch.items()}
         if len(set(sizes.values())) > 1:
             raise ArgumentError(
@@ -497,10 +498,23 @@ def _arrays(what: str, nest: Any, count: int = 1) -> Any:
     return tree.map_structure(lambda a: _array(what, a), nest)
 
 
+_TAKEN = frozenset(dtype.numpy for dtype in DTYPES.values() if dtype is not f64)
+"""Dtypes of arrays that graphs take as they are, in this machine's order of bytes."""
 _WIDER = {"uint16": "int32", "uint64": "int64", "float128": "float64", "longdouble": "float64"}
 
 
+def _is_taken(x: Any) -> bool:
+    """Whether graphs take an array as it is; most are such, and are not looked at any further."""
+    return type(x) is np.ndarray and x.dtype in _TAKEN
+
+
+def _named_arrays(part: str, nest: Any) -> dict[str, np.ndarray]:
+    return {part: nest} if _is_taken(nest) else _named(part, _arrays(part, nest))
+
+
 def _array(what: str, x: Any) -> np.ndarray:
+    if _is_taken(x):
+        return x  # type: ignore[no-any-return]
     array = x.numpy() if isinstance(x, Variable) else _numbers(what, x)
     native = array.dtype.newbyteorder("=")
     array = array.astype(_WIDER.get(array.dtype.name, native), copy=False)
