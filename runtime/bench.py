@@ -14,7 +14,7 @@ from rich.console import Console
 from ..benchmarks.engines import ENGINES
 from ..benchmarks.models import BENCH_MODELS, SETS
 from ..ir.errors import ArgumentError
-from .bench_measure import Options, measure
+from .bench_measure import Options, Report, measure
 from .bench_report import markdown, show
 
 POLICIES = ("float32", "mixed_bfloat16")
@@ -109,12 +109,20 @@ def _names(option: str, text: str, legal: Iterable[str]) -> tuple[str, ...]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print, and write the file if one was asked for; the exit status."""
+    """Measure, print, and write the file if one was asked for; the exit status.
+
+    The file is written anew after every model, so that a run that is stopped has measured
+    something.
+    """
     options = options_from(arguments)
     console = Console()
-    report = measure(options, Console(stderr=True))
+
+    def write(report: Report) -> None:
+        if arguments.markdown:
+            arguments.markdown.write_text(markdown(report))
+
+    report = measure(options, Console(stderr=True), write)
     show(report, console)
     if arguments.markdown:
-        arguments.markdown.write_text(markdown(report))
         console.print(f"Wrote {arguments.markdown}.")
     return 0

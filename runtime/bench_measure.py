@@ -111,6 +111,11 @@ class Report:
         """Floating-point operations a second of large f32 matrix products: the best round."""
         return max(self.matmul_flops, default=math.nan)
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that were measured so far."""
+        return tuple(dict.fromkeys(m.model for m in self.measurements))
+
     def of(self, model: str) -> list[Measurement]:
         """The measurements of one model, in the order of the engines."""
         return [m for m in self.measurements if m.model == model]
@@ -211,7 +216,11 @@ def _worker_environment() -> dict[str, str]:
     return {**os.environ, **quiet}
 
 
-def measure(options: Options, console: Console | None = None) -> Report:
+def measure(
+    options: Options,
+    console: Console | None = None,
+    after_model: Callable[[Report], None] = lambda _: None,
+) -> Report:
     """Run the benchmark.
 
     Parameters
@@ -220,6 +229,8 @@ def measure(options: Options, console: Console | None = None) -> Report:
         What to measure. Engines whose packages are not installed are left out and reported.
     console
         Where to say what is being done; None says nothing.
+    after_model
+        Called with the report so far when a model has been measured.
 
     Returns
     -------
@@ -245,6 +256,7 @@ def measure(options: Options, console: Console | None = None) -> Report:
             for worker in workers.values() if number else ():
                 worker.restart()
             _measure_model(BENCH_MODELS[name], workers, report, say)
+            after_model(report)
     return report
 
 

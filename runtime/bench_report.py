@@ -123,7 +123,7 @@ def facts_of(report: Report) -> list[str]:
             "With one core busy: each round once more while another process computed on core "
             f"{busy_core()}; the median, and its ratio to that without."
         )
-    for name in options.models:
+    for name in report.models:
         bench = BENCH_MODELS[name]
         train, predict = options.batches_of(bench)
         facts.append(
@@ -144,7 +144,7 @@ _NARROW: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": 0, "show_edge": False}
 
 def show(report: Report, console: Console) -> None:
     """Print one table a model, then the facts."""
-    for model in report.options.models:
+    for model in report.models:
         table = Table(title=model, title_justify="left", title_style="bold", **_NARROW)
         for i, name in enumerate(COLUMNS):
             table.add_column(name, justify="right" if i else "left", no_wrap=True)
@@ -164,7 +164,7 @@ def markdown(report: Report) -> str:
     """The same as `show` prints, as a Markdown document."""
     lines = ["# Benchmark results", "", "Written by `hornfels bench --markdown`.", ""]
     lines += [f"- {fact}" for fact in facts_of(report)]
-    for model in report.options.models:
+    for model in report.models:
         lines += ["", f"## {model}", "", _markdown_row(COLUMNS)]
         lines.append(_markdown_row("---" if i == 0 else "---:" for i in range(len(COLUMNS))))
         lines += [_markdown_row(row) for row in rows_of(report, model)]

@@ -99,6 +99,14 @@ def test_a_failing_engine_is_reported_and_the_others_go_on(workers):
         assert [row[0] for row in rows_of(report, model)] == ["tvm"]
 
 
+def test_what_was_measured_is_told_after_every_model(workers):
+    options = Options(models=("mlp", "cnn"), engines=("tvm",), rounds=1, round_seconds=0.01)
+    told: list[tuple[tuple[str, ...], str]] = []
+    measure(options, after_model=lambda report: told.append((report.models, markdown(report))))
+    assert [models for models, _ in told] == [("mlp",), ("mlp", "cnn")]
+    assert ["## cnn" in text for _, text in told] == [False, True]
+
+
 def test_rounds_with_a_busy_core(workers):
     options = Options(models=("mlp",), engines=("tvm",), rounds=2, round_seconds=0.01, busy=True)
     report = measure(options)
