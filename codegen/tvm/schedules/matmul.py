@@ -1,6 +1,6 @@
 """Matrix products: batched, either operand transposed, any shape.
 
-Six ways, the first that fits:
+Seven ways, the first that fits:
 
 - *empty*: nothing to sum; the epilogue gets zeros.
 - *dot*: at most 4 rows or columns, and both operands contiguous along the sum: vectors run along
@@ -9,6 +9,7 @@ Six ways, the first that fits:
 - *tiles*: bf16 where the target has AMX units, see `amx`.
 - *outer products*: long sums over the rows of both operands, as in the gradients of weights; see
   `outer_sum`. Of 8192 terms, 512 rows and 128 columns twice as fast as by panels.
+- *rows*: more rows than the cache holds; see `rows`.
 - *split*: fewer tiles than processors and a long sum: each task sums a stretch of it.
 - *panels*: columns are cut in panels of a few vectors; a task packs a panel of `b` in its own
   workspace, hot in its cache, then runs down the rows in register tiles. Packing costs 1/40 of
@@ -26,10 +27,11 @@ from ..target import Machine
 from . import amx
 from .dot import along_the_sum, dot
 from .outer_sum import OuterSum, outer_sum
-from .pairs import in_pairs
+from .pairs import in_pairs, with_pairs_of_rows
 from .panels import panels
 from .product import Place, Product, product_of
-from .tile import Epilogue, store_to
+from .rows import RowProduct, row_product
+from .tile import Epilogue, element_bytes, store_to
 
 _LONG_SUM = 2048
 """Terms from which on a panel of them, and rows that are read across, do not stay in the cache."""
@@ -94,7 +96,9 @@ def _choose(product: Product) -> Stmt:
         return dot(product)
     if amx.fits(product):
         return amx.amx(product)
-    return _sum_of_outer_products(product) if _is_long_sum(product) else panels(product)
+    if _is_long_sum(product):
+        return _sum_of_outer_products(product)
+    return with_pairs_of_rows(product, _by_rows) if _has_many_rows(product) else panels(product)
 
 
 def _is_long_sum(product: Product) -> bool:
@@ -117,6 +121,36 @@ def _sum_of_outer_products(product: Product) -> Stmt:
             dtype=product.dtype,
             machine=product.machine,
             epilogue=product.epilogue,
+        )
+    )
+
+
+def _has_many_rows(product: Product) -> bool:
+    """Whether rows and results do not stay in the cache while panel after panel passes."""
+    if product.batch or product.transpose_a:
+        return False
+    size = element_bytes(product.dtype)  # a pair has as many bytes
+    streamed = product.rows * (product.terms + product.columns) * size
+    packed = product.terms * product.columns * size
+    return streamed > product.machine.l2 and packed <= 2 * product.machine.l2
+
+
+def _by_rows(product: Product) -> Stmt:
+    return row_product(
+        RowProduct(
+            product.rows,
+            product.terms,
+            product.columns,
+            lambda i, k: product.left((), i, k),
+            lambda k, j: product.right((), k, j),
+            transposed=product.transpose_b,
+            staged=product.dtypes[0] != product.packed,
+            plain=product.dtypes[1] == product.packed,
+            dtype=product.dtype,
+            machine=product.machine,
+            epilogue=product.epilogue,
+            paired=product.paired,
+            halves=not product.in_place[1],
         )
     )
 

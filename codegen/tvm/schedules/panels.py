@@ -20,6 +20,7 @@ from .tile import (
     finish_tile,
     for_row_tiles,
     max_rows,
+    neighbours,
     row_tiles,
     tasks_for,
     valid_lanes,
@@ -318,7 +319,7 @@ def _pack_transposed(
     def block(number: Index) -> Stmt:
         k = number * lanes
         return emit.transpose_block(
-            lambda row, inner: product.right(at, _run(start + k, lanes), column + row),
+            lambda row, inner: product.right(at, neighbours(start + k, lanes), column + row),
             lambda row, inner, vector: emit.store(packed, (task, k + row, base + inner), vector),
             lanes,
         )
@@ -335,12 +336,6 @@ def _pack_transposed(
         emit.serial(length - blocks * lanes, rest, "k", blocks * lanes),
         _blank(product, length, count, target, packed),
     )
-
-
-def _run(start: Index, lanes: int) -> Expr:
-    """The index of `lanes` neighbours."""
-    one = emit.constant(1, "int32")
-    return tirx.Ramp(emit.constant(start, "int32") if isinstance(start, int) else start, one, lanes)
 
 
 def _blank(

@@ -1,4 +1,4 @@
-"""Products of many rows, such as all pixels of a batch, with a matrix that is packed once.
+"""Products of many rows, such as all pixels or tokens of a batch, with a matrix packed once.
 
 Rows are cut in blocks that stay in the second-level cache with their results; inside of a block
 panel after panel of the packed matrix runs down the rows, so rows are read from memory once and
@@ -7,7 +7,9 @@ times slower from 112x112x16 to 96 channels.) Columns are cut without waste: in 
 three vectors, and a half vector where that holds the rest.
 
 Rows that do not lie one after another (the pixels that strides meet) or whose distance makes them
-evict each other from the first-level cache are copied block by block.
+evict each other from the first-level cache are copied block by block. Others are read where they
+lie, and those of the next tile fetched ahead: of 8192 rows of 512 numbers, 2 KiB apart, times 128
+columns 109 GFLOP/s, copied 100, panels outermost 84 (EPYC 9R14, one core, busy machine).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .. import emit
+from .. import bfloat, emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
 from .tile import (
@@ -25,6 +27,7 @@ from .tile import (
     element_bytes,
     finish_tile,
     max_rows,
+    neighbours,
     row_tiles,
     tasks_for,
     valid_lanes,
@@ -32,7 +35,7 @@ from .tile import (
 
 _DIRECT_TILES = 4  # so many tiles of rows repay no packing
 _SERIAL_PACK = 1 << 14  # elements that are packed before other threads would have begun
-_CONFLICT = 2048  # rows this many bytes apart share few sets of the first-level cache
+_CONFLICT = 4096  # rows this many bytes apart fall in one set of the first-level cache
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class RowProduct:
         What to choose tiles for.
     epilogue : Epilogue
         Gets ``(row, column)``.
+    paired : bool
+        Whether a term is a pair of bf16 (see `pairs`), read as such from both operands.
+    halves : bool
+        Whether the last pair of `right` may be half of one, which no vector may read.
     """
 
     rows: int
@@ -69,10 +76,17 @@ class RowProduct:
     dtype: str
     machine: Machine
     epilogue: Epilogue
+    paired: bool = False
+    halves: bool = False
 
     @property
     def lanes(self) -> int:
         return self.machine.lanes(self.dtype)
+
+    @property
+    def factors(self) -> str:
+        """The dtype in which operands are copied."""
+        return bfloat.PAIR if self.paired else self.dtype
 
     @property
     def work(self) -> int:
@@ -112,7 +126,8 @@ class RowProduct:
         """Whether a stripe of the right operand is read where it lies, as few rows need it."""
         tiles = 1 if self.is_heavy else _DIRECT_TILES
         few = self.rows <= tiles * max_rows(self.machine, stripe.vectors)
-        return few and self.plain and not self.transposed and stripe.columns % stripe.width == 0
+        plain = self.plain and not self.transposed and not self.halves
+        return few and plain and stripe.columns % stripe.width == 0
 
     @property
     def is_heavy(self) -> bool:
@@ -217,7 +232,7 @@ def _packed(
     return emit.scratch(
         "packed",
         shape,
-        product.dtype,
+        product.factors,
         lambda room: _packed(product, stripes, (*done, (stripe, room)), body),
     )
 
@@ -251,7 +266,7 @@ def _blocks(product: RowProduct, weights: Weights) -> Stmt:
         return body(None)
     _, height, taller = product.tiles
     shape = (tasks, product.block, height + bool(taller), product.pitch)
-    return emit.scratch("rows", shape, product.dtype, body)
+    return emit.scratch("rows", shape, product.factors, body)
 
 
 def _block(
@@ -328,7 +343,7 @@ def _copy(product: RowProduct, tiles: tuple[Index, Index], task: Index, stage: B
 
         def row(number: Index) -> Stmt:
             def element(k: Index) -> Stmt:
-                value = cast(product.left(first + number, k), product.dtype)
+                value = cast(product.left(first + number, k), product.factors)
                 return emit.store(stage, (task, place, number, k), value)
 
             return emit.strips(product.terms, product.lanes, element)
@@ -348,7 +363,7 @@ def _tile(
     left: Callable[[int, Index], Expr],
 ) -> Stmt:
     number, room = panel
-    tile = Tile(height, stripe.vectors, stripe.lanes, product.dtype)
+    tile = Tile(height, stripe.vectors, stripe.lanes, product.dtype, product.paired)
     column = stripe.first + number * stripe.width
 
     def right(k: Index, vector: int) -> Expr:
@@ -470,7 +485,7 @@ def _pack_along(
     number, base = target
 
     def element(k: Index, lane: Index) -> Stmt:
-        value = cast(product.right(k, column + lane), product.dtype)
+        value = cast(product.right(k, column + lane), product.factors)
         return emit.store(packed, (number, k, base + lane), value)
 
     return emit.seq(
@@ -491,18 +506,20 @@ def _pack_across(
 ) -> Stmt:
     """Pack one vector of columns each of which lies along the sum: square blocks by shuffles."""
     (number, base), lanes = target, stripe.lanes
-    blocks = product.terms // lanes if count == lanes > 1 and product.plain else 0
+    blocks = 0
+    if count == lanes > 1 and product.plain:
+        blocks = (product.terms - product.halves) // lanes
 
     def block(index: Index) -> Stmt:
         k = index * lanes
         return emit.transpose_block(
-            lambda row, inner: product.right(k + inner, column + row),
+            lambda row, _: product.right(neighbours(k, lanes), column + row),
             lambda row, inner, vector: emit.store(packed, (number, k + row, base + inner), vector),
             lanes,
         )
 
     def single(k: Index, lane: Index) -> Stmt:
-        value = cast(product.right(k, column + lane), product.dtype)
+        value = cast(product.right(k, column + lane), product.factors)
         return emit.store(packed, (number, k, base + lane), value)
 
     return emit.seq(
@@ -521,7 +538,7 @@ def _blank(
     product: RowProduct, stripe: Stripe, count: int, target: tuple[Index, Index], packed: Buffer
 ) -> Stmt:
     """Set the lanes of a packed vector from `count` on to 0."""
-    (number, base), zero = target, emit.constant(0, product.dtype)
+    (number, base), zero = target, emit.constant(0, product.factors)
 
     def lane(k: Index, place: Index) -> Stmt:
         return emit.store(packed, (number, k, base + count + place), zero)

@@ -44,7 +44,7 @@ class Tile:
 
     def ramp(self, start: Index) -> Index:
         """Index of the `lanes` consecutive elements from `start`."""
-        return tirx.Ramp(_int(start), _int(1), self.lanes) if self.lanes > 1 else start
+        return neighbours(start, self.lanes)
 
     def reduce(
         self,
@@ -175,6 +175,11 @@ class Tile:
 
 
 Step = Callable[..., Stmt]
+
+
+def neighbours(start: Index, lanes: int) -> Index:
+    """The index of so many elements from `start` on."""
+    return tirx.Ramp(_int(start), _int(1), lanes) if lanes > 1 else start
 
 
 def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:

@@ -80,6 +80,20 @@ def test_parallel(shape, transposes):
     check(*shape, transposes)
 
 
+@pytest.mark.parametrize("transpose_b", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+def test_more_rows_than_the_cache_holds(dtype, transpose_b):
+    """Also of a length at which rows conflict in the cache, and an odd number of terms."""
+    tol = {2: 1e-2, 4: 1e-5, 8: 1e-13}[np.dtype(dtype).itemsize]
+    check(301, 21, 35, (False, transpose_b), dtype=dtype, tol=tol, machine=SMALL)
+    check(61, 37, 1024, (False, transpose_b), dtype=dtype, tol=tol, machine=SMALL)
+
+
+def test_more_rows_than_the_cache_holds_on_this_machine():
+    check(3001, 70, 50)
+    check(3001, 45, 50, (False, True), dtype=ml_dtypes.bfloat16, tol=1e-2)
+
+
 @pytest.mark.parametrize("transposes", TRANSPOSES)
 def test_batch(transposes):
     check(5, 18, 7, transposes, batch=(2, 3))
