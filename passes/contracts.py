@@ -226,7 +226,9 @@ def check_plan(plan: Plan) -> None:
     memory = _Memory(plan)
     for copy in plan.first:
         memory.write(copy.target, memory.read(copy.source, "a first copy"))
-    for call in plan.calls:
+    for i, call in enumerate(plan.calls):
+        if i == plan.preparing:
+            memory.forget_arena()
         for body in () if isinstance(call, Call) else call.bodies.values():
             check_plan(body.plan)
         if isinstance(call, Call):
@@ -273,6 +275,10 @@ class _Memory:
         for value in (*plan.graph.parameters, *constants):
             self.write(plan.slots[value], value)
 
+    def forget_arena(self) -> None:
+        """As it is where a run begins behind the calls that prepare."""
+        self._lies.pop(("arena", 0), None)
+
     def owner(self, value: Value) -> Value:
         """What a view shows; itself for what is no view."""
         while value not in self._computed and value.node is not None and value.node.inputs:
@@ -297,7 +303,8 @@ class _Memory:
         return found
 
     def _check(self, slot: Slot) -> None:
-        outside = slot.space == "arena" and slot.offset + slot.nbytes > self._plan.arena_bytes
+        sizes = {"arena": self._plan.arena_bytes, "prepared": self._plan.prepared_bytes}
+        outside = slot.end > sizes.get(slot.space, slot.end)
         if outside or slot.offset % ALIGNMENT:
-            raise VerifyError(f"plan {self._plan.graph.name}: {slot} must lie aligned in the arena "
-                              f"of {self._plan.arena_bytes} bytes")  # fmt: skip
+            raise VerifyError(f"plan {self._plan.graph.name}: {slot} must lie aligned in the "
+                              f"{slot.space} of {sizes.get(slot.space)} bytes")  # fmt: skip

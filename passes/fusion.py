@@ -20,7 +20,8 @@ A merge keeps one of these forms, which are what the native backend has loops fo
   which need no pass of their own (`moments`).
 - *batch*: pointwise computations that share no arrays, of any sizes (`batches`).
 - *contraction or window*: one root that reads stored values, and pointwise nodes over its output
-  shape whose further operands have that shape or are broadcasts.
+  shape whose further operands have that shape or are broadcasts; of convolutions also sums over
+  the pixels, and what is computed of them (`sums`).
 - *opaque* or *region*: one node.
 """
 
@@ -48,6 +49,7 @@ from .plan import BATCH, MOMENTS, ROW, Call, Plan, RegionCall
 from .precedence import Precedence
 from .rows import Rows, agree, rows_of
 from .stored import ROOTED, choose_stored, is_view
+from .sums import fit_epilogue, summed
 
 OUTPUTS = 24
 """Outputs of one merged kernel; kernels of single elements may have more."""
@@ -72,7 +74,7 @@ class Group:
     """The stored values that one kernel computes."""
 
     outputs: list[Value]
-    roots: list[Node]  # reductions, or one other root; none: pointwise
+    roots: list[Node]  # reductions, or one other root and sums in its epilogue; none: pointwise
     number: int
     alive: bool = True
     special: str = ""  # a form that its nodes do not say: "row", "moments" or "batch"
@@ -99,9 +101,10 @@ class Group:
 class Groups:
     """The groups of a graph, what they read, and which must wait for which."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, steady: Collection[Value] = frozenset()) -> None:
         self.graph = graph
-        self.stored = choose_stored(graph)
+        self.steady = steady
+        self.stored = choose_stored(graph, steady)
         self.borders = {*self.stored, *_views(graph, self.stored), *_constants(graph)}
         self._groups: list[Group] = []
         self.of: dict[Value, Group] = {}
@@ -154,8 +157,14 @@ class Groups:
                 yield self.of[value]
 
     def can_merge(self, a: Group, b: Group) -> bool:
-        """Whether no other group stands between the two."""
-        return a is not b and not self.precedence.between(a.number, b.number)
+        """Whether no other group stands between the two, and both run in the same calls."""
+        if a is b or self.is_steady(a) != self.is_steady(b):
+            return False
+        return not self.precedence.between(a.number, b.number)
+
+    def is_steady(self, group: Group) -> bool:
+        """Whether the group is computed of weights and constants alone (see `steady`)."""
+        return group.outputs[0] in self.steady
 
     def merge(self, a: Group, b: Group) -> None:
         """Make `b` a part of `a`."""
@@ -213,18 +222,22 @@ def _constants(graph: Graph) -> Iterator[Value]:
 # --- merging ---------------------------------------------------------------------------------
 
 
-def fuse(graph: Graph, outliner: Outliner | None = None) -> tuple[Call | RegionCall, ...]:
+def fuse(
+    graph: Graph, outliner: Outliner | None = None, steady: Collection[Value] = frozenset()
+) -> tuple[Call | RegionCall, ...]:
     """The calls of a static graph, in an order in which they can run.
 
     The bodies of control flow are fused and planned, too, and share kernels with the graph;
-    `outliner` holds the kernels that there are already.
+    `outliner` holds the kernels that there are already. What is `steady` and what is not have no
+    kernel in common.
     """
-    groups = Groups(graph)
+    groups = Groups(graph, steady)
     _merge_reductions(groups)
     _merge_epilogues(groups)
     _merge_rows(groups)
     _merge_consumers(groups, "reduce")
     _merge_moments(groups)
+    _merge_sums(groups)
     _merge_consumers(groups, "pointwise")
     _merge_siblings(groups)
     _merge_updates(groups)
@@ -284,6 +297,7 @@ def _merge_reductions(groups: Groups) -> None:
                 g for g in groups.companions(first)
                 if g.form == "reduce" and g.number > first.number
                 and _iteration(first) == _iteration(g) and _independent(groups, first, g)
+                and groups.is_steady(first) == groups.is_steady(g)
             ), None)  # fmt: skip
             if second is None:
                 break
@@ -363,6 +377,31 @@ def _merge_moments(groups: Groups) -> None:
                 groups.merge(first, other)
                 break
     _merge_consumers(groups, MOMENTS)
+
+
+def _merge_sums(groups: Groups) -> None:
+    """A root takes sums over what its epilogue computes, and what is computed of them."""
+    for root in [g for g in groups.groups if g.form == "rooted" and summed(g.roots[0])]:
+        changed = True
+        while changed:
+            changed = False
+            for reader in groups.readers(root):
+                if _fits_sums(groups, root, reader) and groups.can_merge(root, reader):
+                    groups.merge(root, reader)
+                    root.special = ""
+                    changed = True
+                    break
+
+
+def _fits_sums(groups: Groups, root: Group, reader: Group) -> bool:
+    if reader.form not in ("reduce", MOMENTS):
+        return False
+    node, *sums = root.roots
+    outputs = [*root.outputs, *reader.outputs]
+    few = _large_operands(groups, root, reader) <= EPILOGUE_OPERANDS
+    return few and fit_epilogue(
+        node, [*sums, *reader.roots], outputs, reader.outputs, groups.borders
+    )
 
 
 def _merge_consumers(groups: Groups, form: str) -> None:
@@ -477,6 +516,7 @@ def _used_up(groups: Groups, group: Group, results: Collection[Value]) -> set[in
         i for i, v in enumerate(read)
         if v in groups.of and v not in results and times[v] == 1
         and groups.readers_of(v) == {group}
+        and (v in groups.steady) == groups.is_steady(group)
     }  # fmt: skip
 
 

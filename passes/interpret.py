@@ -30,6 +30,7 @@ def run_plan(plan: Plan, arrays: Mapping[str, np.ndarray]) -> Evaluation:
         If slots of one call overlap in a way that the plan does not allow.
     """
     blocks: dict[tuple[Space, int], np.ndarray] = {("arena", 0): _fresh(plan.arena_bytes)}
+    blocks["prepared", 0] = _fresh(plan.prepared_bytes)
     for i, array in enumerate(plan.constants):
         blocks["constant", i] = _bytes(array)
     for i, value in enumerate(plan.graph.inputs):
@@ -95,7 +96,9 @@ def _run(memory: _Memory) -> None:
     plan = memory.plan
     for copy in plan.first:
         memory.bytes(copy.target)[:] = memory.bytes(copy.source)
-    for call in plan.calls:
+    for i, call in enumerate(plan.calls):
+        if i == plan.preparing and i:  # what the rest reads must lie elsewhere
+            memory.blocks["arena", 0][:] = _GARBAGE
         if isinstance(call, RegionCall):
             _check_region(plan, call)
             _run_region(memory, call)
@@ -107,16 +110,26 @@ def _run(memory: _Memory) -> None:
 
 
 def _run_kernel(memory: _Memory, call: Call) -> None:
-    results = _results(memory, call)
+    before = results = _results(memory, call)
     halves = 2 if memory.plan.in_place(call) else 1
+    last = {v for v in call.outputs if call.kernel.has_sums and v.type.size != _total(call)}
     for half in range(halves):
         results = _results(memory, call) if half else results
         for value, result in zip(call.outputs, results, strict=True):
+            if value in last:
+                continue
             target = memory.array(memory.plan.slots[value], value.type).reshape(-1)
             unit, count = _units(call, target.size)
             first, end = (n * count // halves for n in (half, half + 1))
             part = (first <= unit) & (unit < end)
             target[part] = result.reshape(-1)[part]
+    for value, result in zip(call.outputs, before, strict=True):
+        if value in last:  # of sums over what was there before
+            memory.array(memory.plan.slots[value], value.type)[...] = result
+
+
+def _total(call: Call) -> int:
+    return body_rows(call.kernel.body).total
 
 
 def _units(call: Call, size: int) -> tuple[np.ndarray, int]:

@@ -13,7 +13,7 @@ old one, if every reader of the old state can run before. What lies between goes
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,15 +22,23 @@ from ..ir.graph import Graph, Value, is_among
 from . import rows
 from .batches import parts_of
 from .outline import REPLACES, accesses, tokens_of
-from .plan import BATCH, ROW, Call, Copy, Plan, RegionCall, Slot, align
+from .plan import BATCH, ROW, Call, Copy, Plan, RegionCall, Slot, Space, align
+from .steady import steady_parameters
 
 
-def plan(graph: Graph, calls: Sequence[Call | RegionCall]) -> Plan:
-    """Order the calls of a static graph and place its values."""
-    storages = _Storages(graph, calls)
+def plan(
+    graph: Graph, calls: Sequence[Call | RegionCall], steady: Collection[Value] | None = None
+) -> Plan:
+    """Order the calls of a static graph and place its values.
+
+    The calls that compute what is `steady` (see `passes.steady`) come first, and what others read
+    of it has a block of its own; nothing is prepared if that is None.
+    """
+    storages = _Storages(graph, calls, steady)
     homes = _Homes(storages)
     best: Plan | None = None
     for order in (_stable_order(homes), _frugal_order(homes)):
+        order.sort(key=lambda call: not storages.prepares(call))
         placed = _place(homes, order)
         if best is None or placed.arena_bytes < best.arena_bytes:
             best = placed
@@ -44,8 +52,14 @@ def plan(graph: Graph, calls: Sequence[Call | RegionCall]) -> Plan:
 class _Storages:
     """Which values own memory, who computes them and who reads them."""
 
-    def __init__(self, graph: Graph, calls: Sequence[Call | RegionCall]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        calls: Sequence[Call | RegionCall],
+        steady: Collection[Value] | None = None,
+    ) -> None:
         self.graph = graph
+        self.steady = steady
         self.calls = tuple(calls)
         self.producer = {v: i for i, call in enumerate(calls) for v in call.outputs}
         self.readers: dict[Value, list[int]] = {}
@@ -54,6 +68,10 @@ class _Storages:
             self.aligned.append(self._aligned(call))
             for owner in dict.fromkeys(map(self.owner, call.inputs)):
                 self.readers.setdefault(owner, []).append(i)
+
+    def prepares(self, call: int) -> bool:
+        """Whether a call computes what is steady."""
+        return self.steady is not None and self.calls[call].outputs[0] in self.steady
 
     def owner(self, value: Value) -> Value:
         """The value whose memory a view shows; itself for what is no view."""
@@ -66,7 +84,7 @@ class _Storages:
         if isinstance(call, RegionCall):
             return dict.fromkeys(map(self.owner, call.inputs), False)
         body = call.kernel.body
-        if call.kernel.root == ROW:
+        if call.kernel.root == ROW or call.kernel.has_sums:
             reads = rows.aligned(body)
         else:
             reads = dict.fromkeys(body.inputs, True)
@@ -138,6 +156,7 @@ class _Homes:
         for space, values in (("input", self.graph.inputs), ("state", self.graph.state)):
             for i, value in enumerate(values):
                 self.slots[value] = Slot(space, i, 0, value.type.nbytes)  # type: ignore[arg-type]
+        self.prepared_bytes = self._place_prepared()
         self.results = {storages.owner(v) for v in self.graph.results}
         self._place_updates()
         for i, value in enumerate(self.graph.outputs):
@@ -145,6 +164,18 @@ class _Homes:
             while owner in storages.producer and owner not in self.slots:
                 self.slots[owner] = Slot("output", i, 0, owner.type.nbytes)
                 owner = self._computed_only_for(owner)
+
+    def _place_prepared(self) -> int:
+        """Places for what is computed once and read in every run; the bytes that they take."""
+        storages, end = self.storages, 0
+        results = set(map(storages.owner, self.graph.results))
+        for value, call in storages.producer.items():
+            readers = storages.readers.get(value, ())
+            others = value in results or not all(map(storages.prepares, readers))
+            if storages.prepares(call) and others:
+                self.slots[value] = Slot("prepared", 0, end, value.type.nbytes)
+                end += align(value.type.nbytes)
+        return end
 
     def _place_updates(self) -> None:
         kept = {self.storages.owner(new) for _, new in self.graph.updates}
@@ -346,7 +377,19 @@ def _place(homes: _Homes, order: Sequence[int]) -> Plan:
     shown = [v for call in storages.calls for v in call.inputs] + list(graph.results)
     slots.update({v: slots[storages.owner(v)] for v in shown})
     calls = tuple(storages.calls[i] for i in order)
-    return Plan(graph, calls, slots, constants, arena_bytes, tuple(first), tuple(copies))
+    return Plan(
+        graph, calls, slots, constants, arena_bytes, tuple(first), tuple(copies),
+        sum(map(storages.prepares, order)), homes.prepared_bytes, _steady_blocks(storages, slots),
+    )  # fmt: skip
+
+
+def _steady_blocks(storages: _Storages, slots: dict[Value, Slot]) -> frozenset[tuple[Space, int]]:
+    """The blocks that keep what they hold, if anything is to be prepared."""
+    if storages.steady is None:
+        return frozenset()
+    states = {slots[v] for v in steady_parameters(storages.graph)}
+    kept = states | {slot for slot in slots.values() if slot.space in ("constant", "prepared")}
+    return frozenset((slot.space, slot.index) for slot in kept)
 
 
 def _place_constants(storages: _Storages, slots: dict[Value, Slot]) -> tuple[np.ndarray, ...]:

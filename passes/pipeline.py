@@ -22,6 +22,7 @@ from ..ir.graph import Graph, Node, Value, same
 from ..ir.ops.custom import erase_gradient_rules
 from ..ir.rewrite import Budget, Report, Rewrite, shown, spending
 from ..ir.settings import current_settings, report
+from .absorb import absorb
 from .contracts import check, check_interface, check_plan
 from .cse import Cse
 from .dce import Dce
@@ -31,6 +32,7 @@ from .memory import plan as plan_memory
 from .plan import Plan
 from .regions import Regions
 from .simplify import Simplify
+from .steady import steady_values
 
 
 class Pass(Protocol):
@@ -308,11 +310,18 @@ def _write(folder: str | Path | None, stage: Stage) -> None:
             path.write_text(str(stage.graph) + "\n")
 
 
-def make_plan(graph: Graph) -> Plan:
-    """Fuse an optimized, static graph into kernels and place its values in memory."""
+def make_plan(graph: Graph, *, prepare: bool = True) -> Plan:
+    """Fuse an optimized, static graph into kernels and place its values in memory.
+
+    With `prepare` what depends on weights and constants alone is computed once and kept, and what
+    scales the results of weights is made a part of them.
+    """
     graph = erase_gradient_rules(graph)
+    if prepare:
+        graph = absorb(graph)
     check("plan", graph)
-    plan = plan_memory(graph, fuse(graph))
+    steady = steady_values(graph) if prepare else None
+    plan = plan_memory(graph, fuse(graph, steady=steady or frozenset()), steady)
     check_plan(plan)
     report("kernels", *(kernel.body for kernel in plan.kernels))
     report("memory", plan)

@@ -29,7 +29,7 @@ MOMENTS = "moments"
 BATCH = "batch"
 """The root of a kernel of independent pointwise computations; see `passes.batches`."""
 
-Space = Literal["arena", "input", "state", "output", "constant"]
+Space = Literal["arena", "input", "state", "output", "constant", "prepared"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +56,13 @@ class Kernel:
     def root_node(self) -> Node | None:
         """The first node of the op that `root` names; None in a pointwise kernel."""
         return next((n for n in self.body.nodes if n.op.name == self.root), None)
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether a contraction has sums in its epilogue; see `passes.sums`."""
+        root = self.root_node
+        is_root = root is not None and root.op.kind == "contraction"
+        return is_root and any(n.op.kind == "reduce" for n in self.body.nodes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +192,7 @@ class Slot:
     """Where a value lies: at byte `offset` of the arena, or the whole of a block.
 
     `index` says which input, state, output (positions in the graph's tuples) or constant
-    (position in `Plan.constants`) the block is; it is 0 for the arena.
+    (position in `Plan.constants`) the block is; it is 0 for the arena and for what is prepared.
     """
 
     space: Space
@@ -196,7 +203,8 @@ class Slot:
     @property
     def place(self) -> str:
         """`arena+128` or `state[3]`."""
-        return self.space + (f"+{self.offset}" if self.space == "arena" else f"[{self.index}]")
+        one = self.space in ("arena", "prepared")
+        return self.space + (f"+{self.offset}" if one else f"[{self.index}]")
 
     def overlaps(self, other: Slot) -> bool:
         """Whether the two share a byte."""
@@ -226,8 +234,10 @@ class Copy:
 class Plan:
     """A planned graph.
 
-    To run it: allocate `arena_bytes` (aligned), do the copies in `first`, run `calls` in order,
-    then `copies` in order.
+    To run it: allocate `arena_bytes` and `prepared_bytes` (aligned), do the copies in `first`, run
+    `calls` in order, then `copies` in order. The first `preparing` calls may be left out as long as
+    the block of what is prepared, and all state that the graph does not update, hold what they held
+    after the last run with them.
 
     Values of equal slots share memory on purpose. Two cases matter to who generates code:
 
@@ -256,6 +266,14 @@ class Plan:
         For outputs that no call computes, such as a state as it was before.
     copies : tuple of Copy
         For results that cannot be computed where they belong.
+    preparing : int
+        How many of the calls, the first ones, compute of weights and constants alone what the
+        others read (see `steady`).
+    prepared_bytes : int
+        Exact size of the block that keeps that; 0 if nothing is kept.
+    steady : frozenset of (Space, int)
+        The blocks that hold the same in every run while no state changes but what the graph
+        updates; none if nothing shall be prepared.
     """
 
     graph: Graph
@@ -265,6 +283,9 @@ class Plan:
     arena_bytes: int
     first: tuple[Copy, ...] = ()
     copies: tuple[Copy, ...] = ()
+    preparing: int = 0
+    prepared_bytes: int = 0
+    steady: frozenset[tuple[Space, int]] = frozenset()
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -307,7 +328,9 @@ class Plan:
         )
         for copy in self.first:
             yield f"  first copy {copy.source.place} -> {copy.target}"
-        for call in self.calls:
+        for i, call in enumerate(self.calls):
+            if i == self.preparing and i:
+                yield f"  prepared {self.prepared_bytes} bytes"
             operands = ", ".join(f"{v.type} {self.slots[v].place}" for v in call.inputs)
             results = ", ".join(f"{v.type} {self.slots[v].place}" for v in call.outputs)
             if isinstance(call, Call):

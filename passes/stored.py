@@ -47,12 +47,13 @@ class _Inlined:
     leaves: frozenset[Value]  # the stored values that it reads
 
 
-def choose_stored(graph: Graph) -> dict[Value, None]:
+def choose_stored(graph: Graph, steady: Collection[Value] = frozenset()) -> dict[Value, None]:
     """The computed values that go through memory, in running order; views are not among them.
 
     Stored are results, what roots compute and read, what is broadcast or gathered from (or it
     would be computed once per copy), and what several nodes use, unless it is cheap to compute
-    again.
+    again. Of what is `steady` (see `passes.steady`), what others read is stored if keeping it takes
+    no more memory than what it is computed from, or if computing it takes long.
     """
     needed = _needed_in_memory(graph)
     stored: dict[Value, None] = {}
@@ -68,7 +69,9 @@ def choose_stored(graph: Graph) -> dict[Value, None]:
                 stored[value] = None
             elif is_view(value, stored) or value.is_constant:
                 continue  # lies where its source lies
-            elif node.op.name not in VIEWS and _store(graph, value, whole, needed):
+            elif node.op.name not in VIEWS and (
+                _store(graph, value, whole, needed) or _keep(graph, value, whole, steady)
+            ):
                 stored[value] = None
             else:
                 inlined[value] = whole
@@ -79,6 +82,18 @@ def _store(graph: Graph, value: Value, whole: _Inlined, needed: Mapping[Value, b
     if value in needed and (needed[value] or whole.cost):
         return True
     return len(_users(graph, value)) > 1 and not _cheap(value, whole)
+
+
+def _keep(graph: Graph, value: Value, whole: _Inlined, steady: Collection[Value]) -> bool:
+    """Whether a steady value that others read is to be computed once and kept."""
+    if value not in steady or not whole.cost:
+        return False
+    if all(user.outputs[0] in steady for user in _users(graph, value)):
+        return False
+    nbytes = int(value.type.nbytes)
+    if nbytes <= sum(int(leaf.type.nbytes) for leaf in whole.leaves):
+        return True
+    return whole.cost > RECOMPUTE_COST and nbytes <= STREAMED_BYTES
 
 
 def _users(graph: Graph, value: Value) -> set[Node]:

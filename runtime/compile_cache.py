@@ -7,10 +7,11 @@ what is not used any more is removed in time.
 A file, in this order:
 
 ===================  ===========================================================================
-``hornfels 1\\n``     what it is, and the version of this format
+``hornfels 2\\n``     what it is, and the version of this format
 64 digits, ``\\n``    BLAKE2b of all that follows; a file that it does not fit is never executed
-JSON, ``\\n``         ``key``; ``pointers``, ``threads``: see `NativeCode`; ``arena`` in bytes;
-                     ``objects``: their sizes; ``constants``: pairs of dtype and shape
+JSON, ``\\n``         ``key``; ``pointers``, ``threads``: see `NativeCode`; ``arena`` and
+                     ``prepared`` in bytes; ``objects``: their sizes; ``constants``: pairs of
+                     dtype and shape
 bytes                the object files, then the constants, one after another
 ===================  ===========================================================================
 
@@ -40,7 +41,7 @@ from ..ir.files import replacing
 from ..ir.settings import Settings, current_settings
 from ..ir.types import as_dtype
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".program"
 _MAGIC = f"hornfels {FORMAT}\n".encode()
 _DIGITS = 64
@@ -57,16 +58,20 @@ class Compilation:
     Attributes
     ----------
     code : NativeCode
-        Its table of pointers holds the arena, the inputs, the state, the outputs and the
-        constants, in this order.
+        Its table of pointers holds the arena, the inputs, the state, the outputs, the constants
+        and what is prepared, in this order.
     arena_bytes : int
         Memory for values in between and for kernels.
     constants : tuple of ndarray
+    prepared_bytes : int
+        Memory for what a run computes of weights alone and later runs read; 0 if there is nothing.
+        The first byte says whether a run computes it.
     """
 
     code: NativeCode
     arena_bytes: int
     constants: tuple[np.ndarray, ...]
+    prepared_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -211,7 +216,8 @@ def _encode(key: str, program: Compilation) -> bytes:
     code, constants = program.code, program.constants
     header = {
         "key": key, "pointers": code.pointers, "threads": code.threads,
-        "arena": program.arena_bytes, "objects": [len(each) for each in code.objects],
+        "arena": program.arena_bytes, "prepared": program.prepared_bytes,
+        "objects": [len(each) for each in code.objects],
         "constants": [(as_dtype(array.dtype).name, array.shape) for array in constants],
     }  # fmt: skip
     arrays = [np.ascontiguousarray(array).tobytes() for array in constants]
@@ -232,7 +238,7 @@ def _decode(key: str, contents: bytes) -> Compilation | None:
     objects = tuple(bytes(parts.take(nbytes)) for nbytes in header["objects"])
     constants = tuple(parts.array(*each) for each in header["constants"])
     code = NativeCode(objects, header["pointers"], header["threads"])
-    return Compilation(code, header["arena"], constants)
+    return Compilation(code, header["arena"], constants, header["prepared"])
 
 
 class _Parts:

@@ -10,12 +10,15 @@ from ..passes.pipeline import make_plan
 from ..passes.plan import Plan
 from ..passes.remat import rematerialize
 
-_TRIES = 4
+_TRIES = 5
 """Other kernels may need another workspace, for which another choice makes room."""
 
 
 def plan_within(graph: Graph, budget: int, target: Target) -> Plan:
     """The plan of an optimized graph, rematerialized if it does not fit as it is.
+
+    What is prepared takes memory that computing it anew in each run does not; so that is given up
+    first.
 
     Parameters
     ----------
@@ -35,15 +38,22 @@ def plan_within(graph: Graph, budget: int, target: Target) -> Plan:
     plan, taken = make_plan(graph), 0
     for _ in range(_TRIES):
         constants = sum(array.nbytes for array in plan.constants)
-        workspace = lower_plan(plan, target).workspace_bytes
-        taken = parameters + constants + workspace
+        lowered = lower_plan(plan, target)
+        taken = parameters + constants + lowered.workspace_bytes + lowered.prepared_bytes
         if plan.arena_bytes + taken <= budget:
             return plan
+        if lowered.prepared_bytes:
+            plan = _unprepared(graph)
+            continue
         try:
-            plan = make_plan(rematerialize(graph, budget - taken, make_plan))
+            plan = _unprepared(rematerialize(graph, budget - taken, _unprepared))
         except MemoryBudgetError as error:
             raise _too_small(graph, budget, error.minimum + taken) from error
     raise _too_small(graph, budget, plan.arena_bytes + taken)
+
+
+def _unprepared(graph: Graph) -> Plan:
+    return make_plan(graph, prepare=False)
 
 
 def _too_small(graph: Graph, budget: int, minimum: int) -> MemoryBudgetError:

@@ -104,6 +104,9 @@ class TvmState:
         self._arrays: dict[str, np.ndarray] = {}
         self.version = 0
         """Grows whenever an array takes another place in memory."""
+        self.clock = 0
+        """Grows whenever something is written."""
+        self._written: dict[str | frozenset[str], int] = {}  # when, by what was written
 
     def read(self, name: str) -> np.ndarray:
         """A copy of the array."""
@@ -116,6 +119,23 @@ class TvmState:
             held = self._arrays[name] = aligned_empty(type_of(array))
             self.version += 1
         held[...] = array
+        self._note(name)
+
+    def touch(self, names: frozenset[str]) -> None:
+        """Note that a program writes these arrays where they lie."""
+        self._note(names)
+
+    def _note(self, written: str | frozenset[str]) -> None:
+        self.clock += 1
+        self._written[written] = self.clock
+
+    def changed_since(self, clock: int, names: frozenset[str]) -> bool:
+        """Whether one of these arrays was written after that time."""
+        return any(
+            time > clock
+            and (each in names if isinstance(each, str) else not names.isdisjoint(each))
+            for each, time in self._written.items()
+        )
 
     def names(self) -> Iterable[str]:
         """The names of all arrays."""
@@ -134,6 +154,8 @@ class Face:
     inputs: tuple[_Blank, ...]
     state: tuple[_Blank, ...]
     outputs: tuple[_Blank, ...]
+    writes: frozenset[str]
+    """The state that it updates."""
 
     @staticmethod
     def of(graph: Graph, sizes: Mapping[str, int] = OPEN) -> Face:
@@ -148,7 +170,13 @@ class Face:
             tuple(blank(v.name, v.type) for v in graph.inputs),
             tuple(blank(v.name, v.type) for v in graph.state),
             tuple(blank(name, v.type) for name, v in outputs),
+            frozenset(old.name for old, _ in graph.updates),
         )
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The state that it only reads."""
+        return frozenset(blank.name for blank in self.state) - self.writes
 
 
 class TvmExecutable:
@@ -183,6 +211,9 @@ class TvmExecutable:
         self._planned = planned
         self._arena = aligned_empty(TensorType(u8, (compilation.arena_bytes,)))
         self._constants = [aligned(array) for array in compilation.constants]
+        self._prepared = aligned_empty(TensorType(u8, (compilation.prepared_bytes,)))
+        self._prepared_for: tuple[TvmState, int] | None = None  # whose weights, and of when
+        self._reads = face.reads
         self._table = self._blank_table()
         self._located: tuple[TvmState, int] | None = None
 
@@ -193,13 +224,16 @@ class TvmExecutable:
         self._state_begins, self._outputs_begin = runs, runs + len(face.state)
         unknown = [0] * (len(face.inputs) + len(face.state) + len(face.outputs))
         constants = map(address_of, self._constants)
-        return make_table([address_of(self._arena), *unknown, *constants, *self._more])
+        last = (*constants, address_of(self._prepared), *self._more)
+        return make_table([address_of(self._arena), *unknown, *last])
 
     @classmethod
     def of(cls, compiled: Compiled) -> Self:
         """What was compiled here and now."""
         plan = compiled.plan
-        compilation = Compilation(compiled.program.code, compiled.arena_bytes, plan.constants)
+        compilation = Compilation(
+            compiled.program.code, compiled.arena_bytes, plan.constants, compiled.prepared_bytes
+        )
         return cls(Face.of(plan.graph), compiled.program, compilation, lambda: plan)
 
     @cached_property
@@ -214,8 +248,14 @@ class TvmExecutable:
 
     @property
     def peak_bytes(self) -> int:
-        """Bytes of the arena, the workspace of kernels included: what is allocated."""
-        return self._arena.nbytes
+        """Bytes of the arena, the workspace of kernels included, and of what is prepared: what is
+        allocated."""
+        return self._arena.nbytes + self._prepared.nbytes
+
+    @property
+    def prepared_bytes(self) -> int:
+        """Bytes of what is computed of weights alone, and kept until a weight changes."""
+        return self._prepared.nbytes
 
     def __call__(self, state: TvmState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; outputs are fresh arrays, updates are applied to `state`."""
@@ -228,7 +268,9 @@ class TvmExecutable:
                 table[place] = address
             for place, (_, address) in enumerate(made, self._outputs_begin):
                 table[place] = address
+            clock = self._begin(state)
             self.program.start(table)
+            self._prepared_for = (state, clock)
         return {
             blank.name: array for blank, (array, _) in zip(self.face.outputs, made, strict=True)
         }
@@ -248,6 +290,24 @@ class TvmExecutable:
         copy, address = blank.make()
         copy[...] = array
         return copy, address
+
+    def _begin(self, state: TvmState) -> int:
+        """Tell the program whether to prepare, and the state what will be written.
+
+        Returns the time of the state for which everything is prepared after the run.
+        """
+        clock = state.clock
+        if self._prepared.nbytes:
+            kept, since = self._prepared_for or (None, 0)
+            fresh = kept is state and (
+                since == clock or not state.changed_since(since, self._reads)
+            )
+            self._prepared[0] = not fresh
+            self._prepared_for = None  # as long as the program runs
+        if self.face.writes:  # nothing that was prepared depends on them
+            state.touch(self.face.writes)
+            clock += state.clock == clock + 1
+        return clock
 
     def _locate(self, state: TvmState) -> None:
         """Note where the state's arrays lie, unless none has moved."""

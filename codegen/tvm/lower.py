@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -11,6 +11,7 @@ from ...ir.graph import Value, is_among
 from ...ir.settings import current_settings, settings
 from ...passes import plan as plans
 from ...passes.plan import (
+    ALIGNMENT,
     BATCH,
     MOMENTS,
     ROW,
@@ -52,11 +53,15 @@ class Compiled:
     program : NativeProgram
     workspace_bytes : int
         What kernels need for themselves; it lies behind the plan's arena, in the same block.
+    prepared_bytes : int
+        Size of the block that keeps what is prepared, 0 if nothing is. The first byte says whether
+        a run prepares: 0 if the block holds what it should.
     """
 
     plan: Plan
     program: NativeProgram
     workspace_bytes: int
+    prepared_bytes: int
 
     @property
     def arena_bytes(self) -> int:
@@ -77,6 +82,7 @@ def _layout(plan: Plan) -> dict[Space, range]:
         "state": len(graph.state),
         "output": len(graph.outputs),
         "constant": len(plan.constants),
+        "prepared": 1,
     }
     layout: dict[Space, range] = {}
     start = 0
@@ -88,11 +94,13 @@ def _layout(plan: Plan) -> dict[Space, range]:
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """A plan as TIR: kernels by name, the statements that call them, bytes of workspace."""
+    """A plan as TIR: kernels by name, the statements that call them, bytes of workspace and of
+    what is prepared."""
 
     kernels: Mapping[str, PrimFunc]
     statements: tuple[Statement, ...]
     workspace_bytes: int
+    prepared_bytes: int
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def compile_plan(plan: Plan, target: Target, choices: Choices = MappingProxyType
     with build.Compiler(target) as compiler:
         lowered = lower_plan(plan, target, choices, compiler.add)
         program = load(compiler.finish(lowered.statements))
-    return Compiled(plan, program, lowered.workspace_bytes)
+    return Compiled(plan, program, lowered.workspace_bytes, lowered.prepared_bytes)
 
 
 def compile_timed(plan: Plan, target: Target) -> tuple[Compiled, Timed]:
@@ -141,7 +149,7 @@ def compile_timed(plan: Plan, target: Target) -> tuple[Compiled, Timed]:
     lowered = lower_plan(plan, target)
     noted = timed(lowered.statements, sum(map(len, _layout(plan).values())))
     program = build.build(lowered.kernels, noted.statements, target)
-    return Compiled(plan, program, lowered.workspace_bytes), noted
+    return Compiled(plan, program, lowered.workspace_bytes, lowered.prepared_bytes), noted
 
 
 def lower_plan(
@@ -167,8 +175,15 @@ def lower_plan(
         for space, positions in layout.items()
         for i, position in enumerate(positions)
     }
+    flag = bases["prepared", 0]
+    bases["prepared", 0] = flag.plus(ALIGNMENT)
     lowering = _Program(functions, Address(0, plan.arena_bytes))
-    return Lowered(functions, lowering.plan(plan, bases), lowering.workspace_bytes(plan))
+    statements, prepared_bytes = lowering.plan(plan, bases), 0
+    if plan.preparing:
+        prepare = tuple(lowering.calls(plan, plan.calls[: plan.preparing], bases))
+        statements = (Branch(flag, prepare, ()), *statements)
+        prepared_bytes = ALIGNMENT + plan.prepared_bytes
+    return Lowered(functions, statements, lowering.workspace_bytes(plan), prepared_bytes)
 
 
 def _functions(plan: Plan, target: Target, choices: Choices) -> Iterator[tuple[Kernel, PrimFunc]]:
@@ -217,13 +232,21 @@ class _Program:
 
     def plan(self, plan: Plan, bases: Bases, loops: int = 0) -> tuple[Statement, ...]:
         """The statements of a plan whose blocks lie at `bases`, inside of so many loops."""
-        statements: list[Statement] = [self.copy(copy, bases) for copy in plan.first]
-        for call in plan.calls:
+        first, last = (
+            [self.copy(copy, bases) for copy in each] for each in (plan.first, plan.copies)
+        )
+        calls = self.calls(plan, plan.calls[plan.preparing :], bases, loops)
+        return (*first, *calls, *last)
+
+    def calls(
+        self, plan: Plan, calls: Sequence[Call | RegionCall], bases: Bases, loops: int = 0
+    ) -> Iterator[Statement]:
+        """The statements of some calls of a plan."""
+        for call in calls:
             if isinstance(call, Call):
-                statements.append(self.kernel(plan, call, bases))
+                yield self.kernel(plan, call, bases)
             else:
-                statements += _RegionProgram(self, plan, call, bases, loops).statements()
-        return (*statements, *(self.copy(copy, bases) for copy in plan.copies))
+                yield from _RegionProgram(self, plan, call, bases, loops).statements()
 
     def copy(self, copy: plans.Copy, bases: Bases) -> Copy:
         places = (_address(bases, slot) for slot in (copy.source, copy.target))

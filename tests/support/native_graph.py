@@ -60,6 +60,7 @@ def run_compiled(program: Compiled, arrays: Mapping[str, np.ndarray]) -> Evaluat
         *(aligned(np.asarray(arrays[v.name])) for v in graph.parameters),
         *(aligned(np.zeros(v.shape, v.dtype.numpy)) for v in graph.outputs),
         *(aligned(array) for array in program.plan.constants),
+        aligned(np.full(program.prepared_bytes, 0xFF, np.uint8)),  # it says: prepare
     ]
     program.program.run([block.ctypes.data for block in blocks][: program.program.pointers])
     assert all(guard_holds(block) for block in blocks)
