@@ -20,8 +20,7 @@ A merge keeps one of these forms, which are what the native backend has loops fo
   which need no pass of their own (`moments`).
 - *batch*: pointwise computations that share no arrays, of any sizes (`batches`).
 - *contraction or window*: one root that reads stored values, and pointwise nodes over its output
-  shape whose further operands have that shape or are broadcasts; of convolutions also sums over
-  the pixels, and what is computed of them (`sums`).
+  shape whose further operands have that shape or are broadcasts.
 - *opaque* or *region*: one node.
 """
 
@@ -49,7 +48,6 @@ from .plan import BATCH, MOMENTS, ROW, Call, Plan, RegionCall
 from .precedence import Precedence
 from .rows import Rows, agree, rows_of
 from .stored import ROOTED, choose_stored, is_view
-from .sums import fit_epilogue, summed
 
 OUTPUTS = 24
 """Outputs of one merged kernel; kernels of single elements may have more."""
@@ -74,7 +72,7 @@ class Group:
     """The stored values that one kernel computes."""
 
     outputs: list[Value]
-    roots: list[Node]  # reductions, or one other root and sums in its epilogue; none: pointwise
+    roots: list[Node]  # reductions, or one other root; none: pointwise
     number: int
     alive: bool = True
     special: str = ""  # a form that its nodes do not say: "row", "moments" or "batch"
@@ -237,7 +235,6 @@ def fuse(
     _merge_rows(groups)
     _merge_consumers(groups, "reduce")
     _merge_moments(groups)
-    _merge_sums(groups)
     _merge_consumers(groups, "pointwise")
     _merge_siblings(groups)
     _merge_updates(groups)
@@ -377,31 +374,6 @@ def _merge_moments(groups: Groups) -> None:
                 groups.merge(first, other)
                 break
     _merge_consumers(groups, MOMENTS)
-
-
-def _merge_sums(groups: Groups) -> None:
-    """A root takes sums over what its epilogue computes, and what is computed of them."""
-    for root in [g for g in groups.groups if g.form == "rooted" and summed(g.roots[0])]:
-        changed = True
-        while changed:
-            changed = False
-            for reader in groups.readers(root):
-                if _fits_sums(groups, root, reader) and groups.can_merge(root, reader):
-                    groups.merge(root, reader)
-                    root.special = ""
-                    changed = True
-                    break
-
-
-def _fits_sums(groups: Groups, root: Group, reader: Group) -> bool:
-    if reader.form not in ("reduce", MOMENTS):
-        return False
-    node, *sums = root.roots
-    outputs = [*root.outputs, *reader.outputs]
-    few = _large_operands(groups, root, reader) <= EPILOGUE_OPERANDS
-    return few and fit_epilogue(
-        node, [*sums, *reader.roots], outputs, reader.outputs, groups.borders
-    )
 
 
 def _merge_consumers(groups: Groups, form: str) -> None:
