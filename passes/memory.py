@@ -84,7 +84,7 @@ class _Storages:
         if isinstance(call, RegionCall):
             return dict.fromkeys(map(self.owner, call.inputs), False)
         body = call.kernel.body
-        if call.kernel.root == ROW:
+        if call.kernel.root == ROW or call.kernel.has_sums:
             reads = rows.aligned(body)
         else:
             reads = dict.fromkeys(body.inputs, True)

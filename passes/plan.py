@@ -57,6 +57,13 @@ class Kernel:
         """The first node of the op that `root` names; None in a pointwise kernel."""
         return next((n for n in self.body.nodes if n.op.name == self.root), None)
 
+    @property
+    def has_sums(self) -> bool:
+        """Whether a contraction has sums in its epilogue; see `passes.sums`."""
+        root = self.root_node
+        is_root = root is not None and root.op.kind == "contraction"
+        return is_root and any(n.op.kind == "reduce" for n in self.body.nodes)
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
