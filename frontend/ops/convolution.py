@@ -7,6 +7,7 @@ after.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,13 +108,11 @@ def _require_image(op: str, x: Value) -> int:
     return x.ndim - 2
 
 
-def _convolved(x: Value, w: Value, **geometry: Any) -> Value:
+def _convolved(op: str, x: Value, w: Value, **geometry: Any) -> Value:
     """The primitive; integers are computed in float64, which holds their products exactly."""
     if x.dtype.is_float:
-        return primitive("conv")(x, w, **geometry)
-    return sugar.cast(
-        primitive("conv")(sugar.cast(x, f64), sugar.cast(w, f64), **geometry), x.dtype
-    )
+        return primitive(op)(x, w, **geometry)
+    return sugar.cast(primitive(op)(sugar.cast(x, f64), sugar.cast(w, f64), **geometry), x.dtype)
 
 
 @operation
@@ -153,7 +152,7 @@ def conv(
         else:
             x, pads = pad_open("conv", x, padding, window, strides, dilation, 0.0)
         return _convolved(
-            x, w, strides=strides, padding=pads, input_dilation=(1,) * rank,
+            "conv", x, w, strides=strides, padding=pads, input_dilation=(1,) * rank,
             kernel_dilation=dilation, groups=channels // taken,
         )  # fmt: skip
 
@@ -190,16 +189,43 @@ def conv_transpose(
     pads = tuple(
         _transposed_padding(padding, k, s, e) for k, s, e in zip(reach, strides, extra, strict=True)
     )
-    w = primitive("reverse")(w, axes=tuple(range(rank)))
-    w = sugar.transpose(w, (*range(rank), rank + 1, rank))
 
     def run(x: Value) -> Value:
-        return _convolved(
-            x, w, strides=(1,) * rank, padding=pads, input_dilation=strides,
-            kernel_dilation=dilation, groups=1,
-        )  # fmt: skip
+        return _transposed(x, w, strides, dilation, reach, pads)
 
     return channels_last(x, data_format, run)
+
+
+def _transposed(
+    x: Value, w: Value, strides: Ints, dilation: Ints, reach: Ints, pads: Padding
+) -> Value:
+    """The gradient of a convolution that gives `x`; zeros follow where no window of it reaches.
+
+    `pads` are the zeros around `x` with `strides - 1` zeros between its elements, over which the
+    reversed window moves one by one to the same effect: `reach - 1` of them are no padding.
+    """
+    sizes = [
+        ((size - 1) * s + 1 if size != 0 else 0) + low + high - r + 1
+        for size, s, r, (low, high) in zip(x.shape[1:-1], strides, reach, pads, strict=True)
+    ]
+    whole = (x.shape[0], *sizes, w.shape[-2])
+    if 0 in x.shape[1:-1]:
+        return sugar.full(whole, 0, x.dtype)
+    beyond = [
+        max(0, high - (r - 1) - (s - 1))
+        for s, r, (_, high) in zip(strides, reach, pads, strict=True)
+    ]
+    cut = zip(reach, pads, strict=True)
+    result = _convolved(
+        "conv_input_grad", x, w, strides=strides, input_dilation=(1,) * len(strides),
+        kernel_dilation=dilation, groups=1,
+        padding=tuple((r - 1 - low, max(0, r - 1 - high)) for r, (low, high) in cut),
+        input_shape=(x.shape[0], *map(operator.sub, sizes, beyond), w.shape[-2]),
+    )  # fmt: skip
+    if not any(beyond):
+        return result
+    none = (0,) * x.ndim
+    return primitive("pad")(result, low=none, high=(0, *beyond, 0), interior=none, value=0.0)
 
 
 def _transposed_padding(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hornfels.frontend import layers
+import hornfels as hf
+from hornfels.frontend import layers, ops
 from hornfels.ir.errors import ArgumentError
 
 RNG = np.random.default_rng(0)
@@ -26,6 +27,7 @@ CASES = [
                          "output_padding": (1, 2), "padding": "same"}, IMAGES),
     ("Conv2DTranspose", {"filters": 2, "kernel_size": 3, "strides": 2, "padding": "valid",
                          "output_padding": 1, "kernel_regularizer": "l2"}, IMAGES),
+    ("Conv2DTranspose", {"filters": 2, "kernel_size": (1, 2), "strides": (3, 4)}, IMAGES),
     ("Conv3DTranspose", {"filters": 3, "kernel_size": 2, "strides": 2}, VOLUMES),
 ]  # fmt: skip
 
@@ -43,6 +45,24 @@ def test_channels_first_is_the_same_moved():
     first.set_weights([w + 0.5 for w in last.get_weights()])
     last.set_weights(first.get_weights())
     np.testing.assert_allclose(first(FIRST).transpose(0, 2, 3, 1), last(IMAGES), rtol=1e-5)
+
+
+def test_no_zeros_are_multiplied_in_a_step():
+    """With zeros between the elements of the input a step would take four times the products."""
+    inputs = hf.Input((4, 5, 3))
+    model = hf.Model(inputs, layers.Conv2DTranspose(2, 3, strides=2, padding="same")(inputs))
+    model.compile("sgd", "mean_squared_error")
+    nodes = hf.compile(model, "eager").graph("train").nodes
+    dilations = [n.attrs["input_dilation"] for n in nodes if "input_dilation" in n.attrs]
+    assert dilations == [(1, 1), (1, 1)]  # forward, and the kernel's gradient
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_small_images(size):
+    kernel = np.ones((3, 3, 1, 1), np.float32)
+    result = np.asarray(ops.conv_transpose(np.ones((2, size, 3, 1), np.float32), kernel, 4))
+    assert result.shape == (2, max(3, 4 * size), 12, 1)
+    np.testing.assert_array_equal(result[:, :3, :3], size)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
