@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Value, is_among
@@ -26,10 +28,11 @@ from ...passes.plan import (
     align,
 )
 from ..native.program import NativeProgram, load
-from . import build, emit, entry
+from . import build, emit, entry, kept
 from .batch import batch
 from .emit import Buffer, PrimFunc, Stmt
-from .entry import Address, Branch, Copy, Loop, Statement, While
+from .entry import Address, Branch, Copy, Loop, Statement, While, calls_in
+from .kept import Preparation
 from .moments import moments
 from .opaque import opaque
 from .pointwise import flat_buffer, pointwise
@@ -165,10 +168,6 @@ def lower_plan(
     LoweringError
         If a kernel holds what the native backend cannot express.
     """
-    functions = {}
-    for kernel, function in _functions(plan, target, choices):
-        functions[kernel.name] = function
-        begin(kernel.name, function)
     layout = _layout(plan)
     bases = {
         (space, i): Address(position)
@@ -177,24 +176,39 @@ def lower_plan(
     }
     flag = bases["prepared", 0]
     bases["prepared", 0] = flag.plus(ALIGNMENT)
-    lowering = _Program(functions, Address(0, plan.arena_bytes))
+    functions, preparations = {}, {}
+    for kernel, function, filling in _functions(plan, target, choices, bases):
+        functions[kernel.name], preparations[kernel.name] = function, filling
+        begin(kernel.name, function)
+        for preparation in filling:
+            functions[preparation.name] = preparation.function
+            begin(preparation.name, preparation.function)
+    arrays = Arrays(preparations, flag.plus(ALIGNMENT + plan.prepared_bytes))
+    needs = {name: emit.workspace_bytes(function) for name, function in functions.items()}
+    lowering = _Program(needs, Address(0, plan.arena_bytes), arrays)
+    prepare = tuple(lowering.calls(plan, plan.calls[: plan.preparing], bases))
     statements, prepared_bytes = lowering.plan(plan, bases), 0
-    if plan.preparing:
-        prepare = tuple(lowering.calls(plan, plan.calls[: plan.preparing], bases))
-        statements = (Branch(flag, prepare, ()), *statements)
-        prepared_bytes = ALIGNMENT + plan.prepared_bytes
-    return Lowered(functions, statements, lowering.workspace_bytes(plan), prepared_bytes)
+    if prepare or arrays.fills:
+        fills = map(lowering.fill, arrays.fills)
+        statements = (Branch(flag, (*prepare, *fills), ()), *statements)
+        prepared_bytes = arrays.end.offset
+    workspace_bytes = max(lowering.workspace_bytes(plan), lowering.filling_bytes())
+    return Lowered(functions, statements, workspace_bytes, prepared_bytes)
 
 
-def _functions(plan: Plan, target: Target, choices: Choices) -> Iterator[tuple[Kernel, PrimFunc]]:
+def _functions(
+    plan: Plan, target: Target, choices: Choices, bases: Bases
+) -> Iterator[tuple[Kernel, PrimFunc, tuple[Preparation, ...]]]:
     aliased = {call.kernel for owner, call in plan.kernel_calls() if owner.in_place(call)}
-    serial = set(serial_kernels(plan))
+    serial, steady = set(serial_kernels(plan)), _steady_operands(plan, bases)
     for kernel in plan.kernels:
         choice = choices.get(kernel.name, Choice(target.machine))
         cores = 1 if kernel in serial else choice.machine.cores
         with settings(winograd=choice.winograd and current_settings().winograd):
             machine = replace(choice.machine, cores=cores)
-            yield kernel, lower_kernel(kernel, machine, aliased=kernel in aliased)
+            own = steady.get(kernel.name, ())
+            made = prepared_kernel(kernel, machine, own, aliased=kernel in aliased)
+            yield kernel, *made
 
 
 def serial_kernels(plan: Plan) -> Iterator[Kernel]:
@@ -206,19 +220,93 @@ def serial_kernels(plan: Plan) -> Iterator[Kernel]:
                 yield from inside
 
 
-class _Program:
-    """Turns a plan into statements, bodies of control flow into statements in loops."""
+# --- what is kept of weights -----------------------------------------------------------------
 
-    def __init__(self, functions: Mapping[str, PrimFunc], workspace: Address) -> None:
-        self.functions = functions
+
+class Fill(NamedTuple):
+    """A call that fills an array of one operand."""
+
+    kernel: str
+    operand: Address
+    array: Address
+
+
+class Arrays:
+    """Places for the arrays that kernels keep, one for each operand that a kernel is called on.
+
+    Parameters
+    ----------
+    preparations : mapping of str to tuple of Preparation
+        By the name of the kernel that reads the arrays.
+    begin : Address
+        Where the first one lies.
+    """
+
+    def __init__(self, preparations: Mapping[str, Sequence[Preparation]], begin: Address) -> None:
+        self.end = begin
+        self.fills: list[Fill] = []
+        self._preparations = preparations
+        self._places: dict[tuple[str, Address], Address] = {}
+
+    def of(self, kernel: str, arguments: Sequence[Address]) -> list[Address]:
+        """The arrays that a call of a kernel reads, beside these arguments."""
+        return [
+            self._place(each, arguments[each.operand])
+            for each in self._preparations.get(kernel, ())
+        ]
+
+    def _place(self, preparation: Preparation, operand: Address) -> Address:
+        key = (preparation.name, operand)
+        if key not in self._places:
+            self._places[key] = self.end
+            self.fills.append(Fill(preparation.name, operand, self.end))
+            self.end = self.end.plus(align(preparation.nbytes))
+        return self._places[key]
+
+
+def _steady_operands(plan: Plan, bases: Bases) -> dict[str, tuple[int, ...]]:
+    """The inputs of each kernel that stay from call to call, wherever it is called.
+
+    What runs once itself keeps nothing.
+    """
+    tables = {bases[block].base for block in plan.steady}
+    program = _Program(defaultdict(int), Address(0), Arrays({}, Address(0)))
+    inputs = {kernel.name: len(kernel.body.inputs) for kernel in plan.kernels}
+    found: dict[str, set[int]] = {}
+    for call in calls_in(program.plan(plan, bases)):
+        addresses = enumerate(call.arguments[: inputs[call.kernel]])
+        steady = {i for i, at in addresses if at.base in tables and not at.strides}
+        found[call.kernel] = found.get(call.kernel, steady) & steady
+    once = calls_in(tuple(program.calls(plan, plan.calls[: plan.preparing], bases)))
+    for call in once:
+        found.pop(call.kernel, None)
+    return {kernel: tuple(sorted(steady)) for kernel, steady in found.items()}
+
+
+class _Program:
+    """Turns a plan into statements, bodies of control flow into statements in loops.
+
+    Parameters
+    ----------
+    needs : mapping of str to int
+        Bytes of workspace of each kernel.
+    workspace : Address
+        Where it lies.
+    arrays : Arrays
+        What kernels keep.
+    """
+
+    def __init__(self, needs: Mapping[str, int], workspace: Address, arrays: Arrays) -> None:
+        self.needs = needs
         self.workspace = workspace
+        self.arrays = arrays
 
     def workspace_bytes(self, plan: Plan) -> int:
         """What the kernels of a plan need, those of chunks each for itself."""
         most = 0
         for call in plan.calls:
             if isinstance(call, Call):
-                needed = align(emit.workspace_bytes(self.functions[call.kernel.name]))
+                needed = align(self.needs[call.kernel.name])
             else:
                 inside = (self.workspace_bytes(body.plan) for body in call.bodies.values())
                 needed = call.chunks * max(inside)
@@ -228,7 +316,7 @@ class _Program:
     def in_chunks(self, body: Plan, loop: int) -> _Program:
         """The same in a loop over chunks, each of which has a workspace of its own."""
         workspace = self.workspace.stepped(loop, self.workspace_bytes(body))
-        return _Program(self.functions, workspace)
+        return _Program(self.needs, workspace, self.arrays)
 
     def plan(self, plan: Plan, bases: Bases, loops: int = 0) -> tuple[Statement, ...]:
         """The statements of a plan whose blocks lie at `bases`, inside of so many loops."""
@@ -255,9 +343,19 @@ class _Program:
     def kernel(self, plan: Plan, call: Call, bases: Bases) -> entry.Call:
         slots = [plan.slots[v] for v in (*call.inputs, *call.outputs)]
         arguments = [_address(bases, slot) for slot in slots]
-        if emit.workspace_bytes(self.functions[call.kernel.name]):
+        arguments += self.arrays.of(call.kernel.name, arguments)
+        if self.needs[call.kernel.name]:
             arguments.append(self.workspace)
         return entry.Call(call.kernel.name, tuple(arguments))
+
+    def fill(self, fill: Fill) -> entry.Call:
+        """The call that fills an array."""
+        more = (self.workspace,) if self.needs[fill.kernel] else ()
+        return entry.Call(fill.kernel, (fill.operand, fill.array, *more))
+
+    def filling_bytes(self) -> int:
+        """What the kernels that fill arrays need."""
+        return max((align(self.needs[fill.kernel]) for fill in self.arrays.fills), default=0)
 
 
 @dataclass(frozen=True)
@@ -329,6 +427,13 @@ def lower_kernel(kernel: Kernel, machine: Machine, *, aliased: bool = False) -> 
     aliased : bool
         Whether an output may lie in the memory of an input.
     """
+    return prepared_kernel(kernel, machine, aliased=aliased)[0]
+
+
+def prepared_kernel(
+    kernel: Kernel, machine: Machine, steady: Sequence[int] = (), *, aliased: bool = False
+) -> tuple[PrimFunc, tuple[Preparation, ...]]:
+    """As `lower_kernel`, with the kernels that fill what it keeps of its `steady` inputs."""
     body, root = kernel.body, kernel.root_node
     is_template = root is not None and root.op.kind in ("contraction", "window")
     shaped = root.inputs if is_template else ()
@@ -338,9 +443,14 @@ def lower_kernel(kernel: Kernel, machine: Machine, *, aliased: bool = False) -> 
     ]
     outputs = [flat_buffer(f"out{i}", v) for i, v in enumerate(body.outputs)]
     buffers = dict(zip((*body.inputs, *body.outputs), (*inputs, *outputs), strict=True))
-    statement = _body(kernel, buffers, machine)
-    parameters = (*inputs, *outputs)
-    return emit.kernel(kernel.name, parameters, statement, aliased=aliased, plain=not is_template)
+    return kept.make_kernel(
+        kernel.name,
+        (*inputs, *outputs),
+        lambda: _body(kernel, buffers, machine),
+        steady=steady if is_template else (),
+        aliased=aliased,
+        plain=not is_template,
+    )
 
 
 def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> Stmt:

@@ -114,6 +114,7 @@ def conv(
         lambda n, p, channel: (n, *p, channel),
         epilogue,
         machine,
+        w,
     )
     return _solve(problem)
 
@@ -293,6 +294,7 @@ def _phase(
         target,
         epilogue,
         machine,
+        w,
         transposed=True,
     )
 
@@ -337,6 +339,7 @@ def _input_grad_by_zeros(
             lambda n, p, channel: (n, *p, channel),
             epilogue,
             machine,
+            w,
         )
     )
 

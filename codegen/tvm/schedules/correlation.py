@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from .. import bfloat, emit
 from ..emit import Buffer, Expr, Index, Stmt
+from ..kept import kept
 from ..target import Machine
 from .staging import Images, Ints, Stage
 from .tile import (
@@ -65,6 +66,8 @@ class Correlation:
         What to store.
     machine : Machine
         What to choose tiles for.
+    kernel : Buffer
+        What `weight` reads.
     transposed : bool
         Whether weights of neighbouring channels, not outputs, lie side by side.
     """
@@ -83,6 +86,7 @@ class Correlation:
     target: Callable[[Index, Place, Index], Place]
     epilogue: Epilogue
     machine: Machine
+    kernel: Buffer
     transposed: bool = False
 
     @property
@@ -204,10 +208,9 @@ def _correlate(problems: tuple[Correlation, ...]) -> Stmt:
 
 
 def _with_weights(problems: Sequence[Correlation], packed: tuple[Buffer, ...]) -> Stmt:
-    """Declare and fill room for the weights of all problems, then run over the images."""
+    """Pack the weights of all problems, then run over the images."""
     if len(packed) == len(problems):
-        fill = (_pack(p, weights) for p, weights in zip(problems, packed, strict=True))
-        return emit.seq(*fill, _images(problems, packed) if problems else None)
+        return _images(problems, packed) if problems else emit.NOTHING
     problem = problems[len(packed)]
     shape = (
         problem.groups * problem.panels,
@@ -215,8 +218,13 @@ def _with_weights(problems: Sequence[Correlation], packed: tuple[Buffer, ...]) -
         problem.taps[-1] * problem.channels,
         problem.width,
     )
-    return emit.scratch(
-        "weights", shape, problem.images.dtype, lambda w: _with_weights(problems, (*packed, w))
+    return kept(
+        problem.kernel,
+        "weights",
+        shape,
+        problem.images.dtype,
+        lambda weights: _pack(problem, weights),
+        lambda weights: _with_weights(problems, (*packed, weights)),
     )
 
 

@@ -7,7 +7,7 @@ For f32 images, two spatial axes, stride and dilation 1, one group. Each task ta
    time, to 36 matrices ``[tiles, channels]``, which stay in the second-level cache. A square over
    the border is copied to a patch with zeros first;
 2. for each panel of outputs, these are multiplied by the 36 matrices ``[channels, outputs]`` that
-   the weights were transformed to at the beginning;
+   the weights were transformed to at the beginning, or before if they are steady (see `kept`);
 3. the products are transformed back, and the epilogue stores the results.
 
 Weights much larger than the cache are not read by all tasks: then all tiles are transformed first,
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
+from ..kept import is_steady, kept
 from .correlation import Correlation
 from .minimal import POINTS, RESULTS, TAPS, of_input, of_taps, planar, to_results
 from .tile import (
@@ -43,13 +44,25 @@ _LARGE = 4  # times the second-level cache: weights that tasks should not all re
 
 
 @dataclass(frozen=True)
+class _Weights:
+    """Room for the transformed weights of a correlation: ``array[store, point, channel, lane]``."""
+
+    problem: Correlation
+    array: Buffer
+
+    @property
+    def lanes(self) -> int:
+        return self.problem.machine.lanes("float32")
+
+
+@dataclass(frozen=True)
 class _Plan:
     """A correlation, its tiles, and where it keeps what."""
 
     problem: Correlation
     tiles: Tiles
     inputs: Room
-    weights: Buffer
+    weights: _Weights
     products: Buffer
 
     @property
@@ -81,15 +94,16 @@ def winograd(problem: Correlation) -> Stmt:
     """Emit a correlation that minimal filtering fits; see the module."""
     images, lanes = problem.images, problem.machine.lanes("float32")
     offset = tuple(base - low for base, low in zip(problem.base, images.low, strict=True))
+    steady = is_steady(problem.kernel)
     tiles, stationary = _deal(problem)
     squares = Squares(images.source, offset, POINTS, tiles, lanes)
-    stores = tiles.tasks if stationary else problem.panels
+    stores = tiles.tasks if stationary and not steady else problem.panels
     weights_shape = (stores, SQUARE, problem.channels, problem.width)
     products_shape = (tiles.tasks, SQUARE, tiles.block * problem.width + lanes)
 
     def body(inputs: Room, weights: Buffer, products: Buffer) -> Stmt:
-        plan = _Plan(problem, tiles, inputs, weights, products)
-        return _by_panels(plan) if stationary else _by_tiles(plan)
+        plan = _Plan(problem, tiles, inputs, _Weights(problem, weights), products)
+        return _by_panels(plan, steady) if stationary else _by_tiles(plan)
 
     def with_weights(inputs: Room, weights: Buffer) -> Stmt:
         return emit.scratch(
@@ -97,8 +111,17 @@ def winograd(problem: Correlation) -> Stmt:
         )
 
     def with_inputs(inputs: Room) -> Stmt:
-        return emit.scratch(
-            "weights", weights_shape, "float32", lambda weights: with_weights(inputs, weights)
+        if stationary and not steady:  # each task transforms those that it takes
+            return emit.scratch(
+                "weights", weights_shape, "float32", lambda weights: with_weights(inputs, weights)
+            )
+        return kept(
+            problem.kernel,
+            "weights",
+            weights_shape,
+            "float32",
+            lambda weights: _transform(_Weights(problem, weights), tiles.tasks),
+            lambda weights: with_weights(inputs, weights),
         )
 
     if stationary:
@@ -140,18 +163,10 @@ def _by_tiles(plan: _Plan) -> Stmt:
 
         return plan.tiles.each_block(number, block)
 
-    def weights(flat: Index) -> Stmt:
-        panel, vector = emit.unflatten(flat, (problem.panels, problem.vectors))
-        return _transform_column(plan, panel, panel, vector)
-
-    loop = emit.serial if plan.tiles.tasks == 1 else emit.parallel
-    return emit.seq(
-        loop(problem.panels * problem.vectors, weights, "column"),
-        emit.parallel(plan.tiles.tasks, task),
-    )
+    return emit.parallel(plan.tiles.tasks, task)
 
 
-def _by_panels(plan: _Plan) -> Stmt:
+def _by_panels(plan: _Plan, steady: bool) -> Stmt:
     """Each task works on panels of its own, with all tiles: large weights are read by one task."""
     problem, tiles = plan.problem, plan.tiles
 
@@ -163,13 +178,16 @@ def _by_panels(plan: _Plan) -> Stmt:
 
     def task(number: Index) -> Stmt:
         def panel(at: Index) -> Stmt:
+            store = at if steady else number
+
             def block(first: Index, count: Index) -> Stmt:
-                return _panel(plan, _Block(number, 0, first, at, number, first, count))
+                return _panel(plan, _Block(number, 0, first, at, store, first, count))
+
+            def column(vector: Index) -> Stmt:
+                return _transform_column(plan.weights, number, at, vector)
 
             return emit.seq(
-                emit.serial(
-                    problem.vectors, lambda vector: _transform_column(plan, number, at, vector)
-                ),
+                None if steady else emit.serial(problem.vectors, column),
                 tiles.each_block(None, block),
             )
 
@@ -183,9 +201,21 @@ def _panel(plan: _Plan, block: _Block) -> Stmt:
     return emit.seq(_multiply(plan, block), _finish(plan, block))
 
 
-def _transform_column(plan: _Plan, store: Index, panel: Index, vector: Index) -> Stmt:
-    """Transform weights to ``weights[store, point, channel, lane]``, zeros past the last."""
-    problem, lanes = plan.problem, plan.lanes
+def _transform(weights: _Weights, tasks: int) -> Stmt:
+    """Transform all weights, with a store for each panel."""
+    problem = weights.problem
+
+    def column(flat: Index) -> Stmt:
+        panel, vector = emit.unflatten(flat, (problem.panels, problem.vectors))
+        return _transform_column(weights, panel, panel, vector)
+
+    loop = emit.serial if tasks == 1 else emit.parallel
+    return loop(problem.panels * problem.vectors, column, "column")
+
+
+def _transform_column(weights: _Weights, store: Index, panel: Index, vector: Index) -> Stmt:
+    """Transform weights of a vector of outputs, zeros past the last."""
+    problem, lanes = weights.problem, weights.lanes
     whole, rest = divmod(problem.outputs, lanes)
     place = panel * problem.vectors + vector
 
@@ -194,10 +224,10 @@ def _transform_column(plan: _Plan, store: Index, panel: Index, vector: Index) ->
         done = blocks * lanes
 
         def block(number: Index) -> Stmt:
-            return _transform_block(plan, (store, vector, number * lanes), place * lanes)
+            return _transform_block(weights, (store, vector, number * lanes), place * lanes)
 
         def single(channel: Index) -> Stmt:
-            return _transform_taps(plan, (store, vector, channel), place * lanes, count)
+            return _transform_taps(weights, (store, vector, channel), place * lanes, count)
 
         rest = emit.serial(problem.channels - done, single, "channel", done)
         return emit.seq(emit.serial(blocks, block, "block"), rest)
@@ -212,17 +242,17 @@ def _transform_column(plan: _Plan, store: Index, panel: Index, vector: Index) ->
 
 
 def _transform_taps(
-    plan: _Plan, place: tuple[Index, Index, Index], output: Index, count: int
+    weights: _Weights, place: tuple[Index, Index, Index], output: Index, count: int
 ) -> Stmt:
     """One channel's taps for a vector of outputs, `count` of them valid, read lane by lane."""
-    lanes = plan.lanes
+    lanes = weights.lanes
 
     def body(taps: Buffer) -> Stmt:
         def read(at: tuple[Index, ...]) -> Stmt:
             start = (at[0] * TAPS + at[1]) * lanes
 
             def lane(position: Index) -> Stmt:
-                value = plan.problem.weight(at, 0, place[2], output + position)
+                value = weights.problem.weight(at, 0, place[2], output + position)
                 return emit.store(taps, (start + position,), value)
 
             def blank(position: Index) -> Stmt:
@@ -230,20 +260,20 @@ def _transform_taps(
 
             return emit.seq(emit.vectorized(count, lane), emit.vectorized(lanes - count, blank))
 
-        return emit.seq(emit.nest((TAPS, TAPS), read), _to_points(plan, place, taps, 0, 1))
+        return emit.seq(emit.nest((TAPS, TAPS), read), _to_points(weights, place, taps, 0, 1))
 
     return emit.local("taps", (TAPS * TAPS * lanes,), "float32", body)
 
 
-def _transform_block(plan: _Plan, place: tuple[Index, Index, Index], output: Index) -> Stmt:
+def _transform_block(weights: _Weights, place: tuple[Index, Index, Index], output: Index) -> Stmt:
     """As `_transform_taps` for as many channels, which lie side by side, as outputs."""
-    lanes, (store, vector, first) = plan.lanes, place
+    lanes, (store, vector, first) = weights.lanes, place
 
     def body(taps: Buffer) -> Stmt:
         def read(at: tuple[Index, ...]) -> Stmt:
             start = (at[0] * TAPS + at[1]) * lanes
             return emit.transpose_block(
-                lambda row, columns: plan.problem.weight(at, 0, first + columns, output + row),
+                lambda row, columns: weights.problem.weight(at, 0, first + columns, output + row),
                 lambda column, rows, value: emit.store(
                     taps, ((start + column) * lanes + rows,), value
                 ),
@@ -251,7 +281,7 @@ def _transform_block(plan: _Plan, place: tuple[Index, Index, Index], output: Ind
             )
 
         def channel(c: Index) -> Stmt:
-            return _to_points(plan, (store, vector, first + c), taps, c, lanes)
+            return _to_points(weights, (store, vector, first + c), taps, c, lanes)
 
         return emit.seq(emit.nest((TAPS, TAPS), read), emit.serial(lanes, channel, "channel"))
 
@@ -259,10 +289,10 @@ def _transform_block(plan: _Plan, place: tuple[Index, Index, Index], output: Ind
 
 
 def _to_points(
-    plan: _Plan, place: tuple[Index, Index, Index], taps: Buffer, row: Index, rows: int
+    weights: _Weights, place: tuple[Index, Index, Index], taps: Buffer, row: Index, rows: int
 ) -> Stmt:
     """Transform ``taps[tap, row]``, `rows` for each tap, to points of the weights at `place`."""
-    lanes, (store, vector, channel) = plan.lanes, place
+    lanes, (store, vector, channel) = weights.lanes, place
     ramp = Tile(1, 1, lanes, "float32").ramp
 
     def load(i: Index, j: Index) -> Expr:
@@ -272,7 +302,7 @@ def _to_points(
         target = (channel, ramp(vector * lanes))
         return emit.seq(
             *(
-                emit.store(plan.weights, (store, i * POINTS + j, *target), value)
+                emit.store(weights.array, (store, i * POINTS + j, *target), value)
                 for j, value in enumerate(values)
             )
         )
@@ -295,7 +325,7 @@ def _multiply(plan: _Plan, block: _Block) -> Stmt:
                         return inputs.matrices[block.slot, number, place]
 
                     def right(vector: int) -> Expr:
-                        return plan.weights[block.store, number, c, tile.ramp(vector * lanes)]
+                        return plan.weights.array[block.store, number, c, tile.ramp(vector * lanes)]
 
                     return step(left, right)
 
