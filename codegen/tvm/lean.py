@@ -4,14 +4,18 @@ TVM's foundation imports PyTorch where it is installed, which takes more time th
 small model, and TVM imports its graph language Relax. Here, neither is: PyTorch is imported when
 somebody asks for it, and so is `tvm.relax`. TVM's sessions on several machines need a library
 that it does not load; to try all the same, and make an error of that, takes as long as the rest.
+Its devices (CUDA and others) look for ops that are not there: the first such error reads the
+symbols of all of TVM, which takes twice as long as the rest. They are loaded with `tvm.relax`.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -20,6 +24,7 @@ from typing import Any
 from ...ir.collector import rare_collection
 
 _RELAX = "tvm.relax"
+_AUTOLOAD = "TVM_DEVICE_BACKEND_AUTOLOAD"
 _MISSING = ("torch", "torch_c_dlpack_ext", "tvm.runtime.disco")
 
 
@@ -53,7 +58,7 @@ def import_tvm() -> None:
     finder = _Without()
     sys.meta_path.insert(0, finder)
     try:
-        with rare_collection():
+        with rare_collection(), _without_devices():
             tvm = importlib.import_module("tvm")
     finally:
         sys.meta_path.remove(finder)
@@ -62,8 +67,24 @@ def import_tvm() -> None:
     vars(tvm)["__getattr__"] = _attribute_of_tvm
 
 
+@contextmanager
+def _without_devices() -> Iterator[None]:
+    """Ask TVM to leave its devices out, in the way that it documents."""
+    before = os.environ.get(_AUTOLOAD)
+    os.environ[_AUTOLOAD] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_AUTOLOAD]
+        if before is not None:
+            os.environ[_AUTOLOAD] = before
+
+
 def _attribute_of_tvm(name: str) -> Any:
-    """What others find as `tvm.relax`."""
+    """What others find as `tvm.relax`; who asks for that may want TVM's devices as well."""
     if name == "relax":
+        devices = importlib.import_module("tvm.backend._autoload_backends")
+        devices._AUTO_LOAD_DONE = False
+        devices._autoload_backends()
         return importlib.import_module(_RELAX)
     raise AttributeError(f"module 'tvm' has no attribute {name!r}")

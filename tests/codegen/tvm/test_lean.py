@@ -8,25 +8,29 @@ import subprocess
 import sys
 
 PROGRAM = """
-import json, sys
+import json, os, sys
 import hornfels.codegen.tvm
-import tvm
+import tvm, tvm.backend
 lean = [name in sys.modules for name in ("tvm.relax", "torch")]
 finders = [type(finder).__name__ for finder in sys.meta_path]
 try:
     tvm.no_such_thing
 except AttributeError as error:
     refusal = str(error)
-print(json.dumps([lean, finders, tvm.relax.__name__, hasattr(tvm.relax, "Function"), refusal]))
+devices = [tvm.backend.is_loaded("cuda")]
+name = tvm.relax.__name__
+devices += [tvm.backend.is_loaded("cuda"), os.environ.get("TVM_DEVICE_BACKEND_AUTOLOAD")]
+print(json.dumps([lean, finders, name, hasattr(tvm.relax, "Function"), devices, refusal]))
 """
 
 
 def test_neither_relax_nor_torch_is_imported_until_somebody_asks():
     done = subprocess.run([sys.executable, "-P", "-c", PROGRAM], capture_output=True, text=True,
                           env=os.environ, check=True)  # fmt: skip
-    lean, finders, name, is_whole, refusal = json.loads(done.stdout)
+    lean, finders, name, is_whole, devices, refusal = json.loads(done.stdout)
     assert lean == [False, False]
     assert "_Without" not in finders
     assert name == "tvm.relax"
     assert is_whole
+    assert devices == [False, True, None]
     assert refusal == "module 'tvm' has no attribute 'no_such_thing'"
