@@ -169,13 +169,13 @@ def address(array: Buffer) -> Expr:
     return tirx.reinterpret("uint64", tirx.address_of(array[0]))
 
 
-def prefetch(element: Expr) -> Stmt:
-    """Have the line of the cache that holds an element of a buffer brought near.
+def prefetch(element: Expr, level: int = 1) -> Stmt:
+    """Have the line that holds an element of a buffer brought to that level of the cache.
 
     The element need not exist: an address outside of all memory does nothing.
     """
     place = tirx.address_of(element)
-    read, near, data = (tirx.IntImm("int32", value) for value in (0, 3, 1))
+    read, near, data = (tirx.IntImm("int32", value) for value in (0, 4 - level, 1))
     return tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", place, read, near, data))
 
 

@@ -4,7 +4,9 @@
 pixels stays in the second-level cache while all register tiles run over it, and the sums of the
 tiles lie in the workspace from one block to the next; one block needs no such sums. Panels of the
 cotangents are copied side by side where they would evict each other from the cache, or where the
-last one is not whole.
+last one is not whole. While a tile is summed, the next block's pixels and the next panel are
+fetched to the second level: of 8192 terms 112 instead of 81 GFLOP/s for 512 x 128, 110 instead of
+97 for 128 x 512, 113 instead of 101 for 512 x 512 (EPYC 9R14, one core of a busy machine).
 
 Tasks take columns, where there is enough of them, else pixels, and then their sums are added.
 """
@@ -13,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from tvm import tirx
 
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
@@ -30,7 +34,8 @@ from .tile import (
     valid_lanes,
 )
 
-_PIXELS = 256  # terms after which moving the sums in and out of registers is cheap
+_PIXELS = 192  # terms after which moving the sums in and out of registers is cheap
+_MANY = 512  # terms up to which a block takes all of them
 _CHANNELS = 512  # rows of the result whose operands one block holds
 _CONFLICT = 1024  # pixels this many bytes apart share few sets of the first-level cache
 
@@ -100,7 +105,7 @@ class OuterSum:
         """Whether tasks take panels, which saves sums of their own, and not pixels."""
         wanted = tasks_for(self.work, self.machine)
         sums = self.rows * self.columns * element_bytes(self.dtype)
-        many = sums > self.machine.l2 // 4 or self.pixels < 2 * _PIXELS
+        many = sums > self.machine.l2 // 4 or self.pixels < _MANY
         return wanted > 1 and many and self.panels >= wanted
 
     @property
@@ -112,10 +117,10 @@ class OuterSum:
     def block(self) -> int:
         """Pixels in a block."""
         share = self.pixels if self.by_columns else -(-self.pixels // self.tasks)
-        if share <= 2 * _PIXELS:
+        if share <= _MANY:
             return share
         room = self.machine.l2 // 2 // element_bytes(self.dtype) // (self.channels + self.columns)
-        return min(share, max(_PIXELS, min(2 * _PIXELS, room)))
+        return min(share, max(_PIXELS, min(_MANY, room)))
 
     @property
     def at_once(self) -> bool:
@@ -262,7 +267,8 @@ def _block(
 
         def tile(first: Index, rows: int) -> Stmt:
             at = (number, index, channel, first)
-            return _tile(problem, room, stripe, packed, sums, at, rows, pixels)
+            ahead = _fetch_ahead(problem, stripe, at, pixels, columns[place])
+            return _tile(problem, room, stripe, packed, sums, at, rows, pixels, ahead)
 
         tallest = max_rows(problem.machine, stripe.vectors)
         fill = None if packed is None else _pack(problem, stripe, packed, number, index, pixels)
@@ -322,6 +328,7 @@ def _tile(
     at: tuple[Index, Index, Index, Index],
     rows: int,
     pixels: tuple[Index, Index],
+    ahead: Callable[[Index], Stmt],
 ) -> Stmt:
     number, index, channel, first = at
     start, length = pixels
@@ -339,11 +346,11 @@ def _tile(
         return packed[number, pixel, tile.ramp(vector * tile.lanes)]
 
     def loops(step: Callable[..., Stmt]) -> Stmt:
-        return emit.serial(
-            length,
-            lambda p: step(lambda row: left(p, row), lambda vector: right(p, vector)),
-            "pixel",
-        )
+        def term(pixel: Index) -> Stmt:
+            sum_up = step(lambda row: left(pixel, row), lambda vector: right(pixel, vector))
+            return emit.seq(ahead(pixel), sum_up)
+
+        return emit.serial(length, term, "pixel")
 
     if sums is None:
         return tile.reduce(loops, lambda found: _finish(problem, stripe, tile, at, found))
@@ -361,6 +368,45 @@ def _tile(
         ),
         lambda row, vector: sums[place(row, vector)],
     )
+
+
+def _fetch_ahead(
+    problem: OuterSum,
+    stripe: Stripe,
+    at: tuple[Index, Index, Index, Index],
+    pixels: tuple[Index, Index],
+    panels: tuple[Index, Index],
+) -> Callable[[Index], Stmt]:
+    """What each pixel of a tile fetches: the same rows of the next block, and the next panel.
+
+    Every tile of a panel fetches that panel's successor: told apart, it would need more code, and
+    what is there already costs one load of 17 that go with 28 products.
+    """
+    (_, index, channel, row), (start, length), (first, count) = at, pixels, panels
+    last = emit.equal(index, first + count - 1)
+    column: Index = stripe.first + (index + 1) * stripe.width
+    begin = start
+    if isinstance(last, bool):  # there is one panel
+        column, begin = stripe.first, start + length
+    elif not problem.at_once:
+        column = tirx.Select(last, emit.constant(stripe.first, "int32"), column)
+        begin = tirx.Select(last, start + length, emit.constant(0, "int32") + start)
+
+    def fetch(pixel: Index) -> Stmt:
+        right = (
+            emit.prefetch(problem.right(begin + pixel, column + vector * stripe.lanes), 2)
+            for vector in range(stripe.vectors)
+        )
+        if problem.at_once:
+            return emit.seq(*right)
+        following = None
+        if not problem.staged:  # copying them reads ahead by itself
+            following = emit.prefetch(problem.left(start + length + pixel, channel + row), 2)
+        return emit.seq(following, *right)
+
+    if problem.at_once and isinstance(last, bool):
+        return lambda pixel: emit.NOTHING
+    return fetch
 
 
 def _finish(
