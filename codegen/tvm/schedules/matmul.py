@@ -1,11 +1,12 @@
 """Matrix products: batched, either operand transposed, any shape.
 
-Seven ways, the first that fits:
+Eight ways, the first that fits:
 
 - *empty*: nothing to sum; the epilogue gets zeros.
 - *dot*: at most 4 rows or columns, and both operands contiguous along the sum: vectors run along
   the sum, and lanes are added up at the end. Matrix times vector is bound by memory, and packing
   would double the traffic.
+- *stream*: at most 4 rows, and a matrix that does not stay in the cache; see `stream`.
 - *tiles*: bf16 where the target has AMX units, see `amx`.
 - *outer products*: long sums over the rows of both operands, as in the gradients of weights; see
   `outer_sum`. Of 8192 terms, 512 rows and 128 columns twice as fast as by panels.
@@ -31,6 +32,7 @@ from .pairs import in_pairs, with_pairs_of_rows
 from .panels import panels
 from .product import Place, Product, product_of
 from .rows import RowProduct, row_product
+from .stream import stream, streams
 from .tile import Epilogue, element_bytes, store_to
 
 _LONG_SUM = 2048
@@ -94,6 +96,8 @@ def _emit(
 def _choose(product: Product) -> Stmt:
     if along_the_sum(product):
         return dot(product)
+    if streams(product):
+        return stream(product)
     if amx.fits(product):
         return amx.amx(product)
     if _is_long_sum(product):
@@ -143,6 +147,7 @@ def _by_rows(product: Product) -> Stmt:
             product.columns,
             lambda i, k: product.left((), i, k),
             lambda k, j: product.right((), k, j),
+            product.matrix,
             transposed=product.transpose_b,
             staged=product.dtypes[0] != product.packed,
             plain=product.dtypes[1] == product.packed,

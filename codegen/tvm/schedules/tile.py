@@ -128,7 +128,7 @@ class Tile:
         ]
         for value, uses in lefts:
             factor = tirx.Var("left", vector_type)
-            statements.append(tirx.Bind(factor, self._factor(value)))
+            statements.append(tirx.Bind(factor, self.factor(value)))
             for row, place in uses:
                 total = self.plus(self.vector(sums, row, 0), factor, columns[place])
                 statements.append(self.set(sums, row, 0, total))
@@ -158,7 +158,7 @@ class Tile:
         ]
 
         def update(row: int, vector: int) -> Stmt:
-            factor = self._factor(left(row))
+            factor = self.factor(left(row))
             total = self.plus(self.vector(sums, row, vector), factor, columns[vector])
             return self.set(sums, row, vector, total)
 
@@ -166,7 +166,7 @@ class Tile:
         updates = (update(row, vector) for row in rows for vector in range(self.vectors))
         return emit.seq(*binds, *updates)
 
-    def _factor(self, value: Expr) -> Expr:
+    def factor(self, value: Expr) -> Expr:
         """A scalar in every lane; a vector as it is."""
         if str(value.ty).endswith(f"x{self.lanes}"):
             return cast(value, self.factors, self.lanes)

@@ -89,6 +89,20 @@ def test_more_rows_than_the_cache_holds(dtype, transpose_b):
     check(61, 37, 1024, (False, transpose_b), dtype=dtype, tol=tol, machine=SMALL)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+def test_few_rows_and_a_matrix_that_leaves_the_cache(rows, dtype):
+    """Whole and cut vectors, stretches and groups of terms."""
+    tol = {2: 1e-2, 4: 1e-5, 8: 1e-13}[np.dtype(dtype).itemsize]
+    check(rows, 1056, 35, dtype=dtype, tol=tol, machine=SMALL)
+    check(rows, 1055, 8, (True, False), dtype=dtype, tol=tol, machine=SMALL)
+
+
+def test_few_rows_and_long_rows_of_a_matrix_on_this_machine():
+    check(1, 9005, 130)
+    check(3, 2050, 517)
+
+
 def test_more_rows_than_the_cache_holds_on_this_machine():
     check(3001, 70, 50)
     check(3001, 45, 50, (False, True), dtype=ml_dtypes.bfloat16, tol=1e-2)
