@@ -103,23 +103,28 @@ class Math(Protocol):
 # --- pieces ----------------------------------------------------------------------------------
 
 LOG2_E = 1.4426950408889634
+LN2 = math.log(2)
 LN2_HIGH = 0.693145751953125  # 16 bits: a product with a whole number below 2**8 is exact
-LN2_LOW = math.log(2) - LN2_HIGH
+LN2_LOW = LN2 - LN2_HIGH
 ROUNDING = 12582912.0  # 1.5 * 2**23: what is added to it is rounded to a whole number
 ROUNDING_BITS = 0x4B400000  # its bits; those of `ROUNDING + n` are these plus n
 SIGN_BIT = -0x80000000
 
-EXP = (0.5, 0.1666666567325592, 0.04166635870933533, 0.008333389647305012,
-        0.0013940719654783607, 0.0001984588598133996)  # fmt: skip
+EXP = (0.4999999403953552, 0.1666652113199234, 0.04166826605796814, 0.008368677459657192,
+       0.001382073387503624)  # fmt: skip
+_EXPM1 = (0.5, 0.1666666567325592, 0.04166635870933533, 0.008333389647305012,
+          0.0013940719654783607, 0.0001984588598133996)  # fmt: skip
 _LOG = (0.3333331346511841, -0.25000008940696716, 0.2000211924314499, -0.1666799634695053,
         0.14219552278518677, -0.1240558922290802, 0.11888162046670914, -0.11675652116537094,
         0.06746640801429749)  # fmt: skip
-_ERF_SMALL = (0.12837916612625122, -0.37612634897232056, 0.11283715069293976,
-              -0.02686050906777382, 0.005203858949244022, -0.0008175639668479562,
-              8.513104694429785e-05)  # fmt: skip
-_ERF_LARGE = (0.00016920383495744318, -1.1294883489608765, -0.6334008574485779,
-              -0.10822036862373352, 0.02508060447871685, -0.004156250040978193,
-              0.00043139251647517085, -2.0828520064242184e-05)  # fmt: skip
+_ERF_SMALL = (-0.29046154022216797, -0.14670158922672272, 0.034860361367464066,
+              -0.007262888830155134, 0.0012970002135261893, -0.00020014155597891659,
+              2.7084290195489302e-05, -3.2861894396774005e-06, 3.6012156101605797e-07,
+              -2.8090703096950165e-08)  # fmt: skip
+_ERF_LARGE = (3.0201928893802688e-05, -0.00018737505888566375, 0.0005531950737349689,
+              -0.0010278183035552502, 0.0013275149976834655, -0.001245700754225254,
+              0.0008850093581713736, -0.0004766653582919389, 0.00014031032333150506,
+              2.7230653358856216e-05, -2.588357347121928e-05)  # fmt: skip
 
 
 def polynomial(m: Math, x: Element, coefficients: Sequence[float]) -> Element:
@@ -140,16 +145,17 @@ def with_sign(m: Math, x: Element, sign: Element) -> Element:
     return m.bitcast(m.bitcast(x, i32) | (m.bitcast(sign, i32) & SIGN_BIT), f32)
 
 
-def reduced_exp(m: Math, x: Element) -> tuple[Element, Element]:
+def reduced_exp(m: Math, x: Element, coefficients: Sequence[float]) -> tuple[Element, Element]:
     """A whole i32 n and p with `exp(x) = 2**n * (1 + p)` and `|p|` at most 0.42.
 
-    p is `r + r**2 P(r)` with `r = x - n log(2)`. NaN ends up in p.
+    p is `r + r**2 P(r)` with `r = x - n log(2)`. NaN ends up in p. With the coefficients `EXP`
+    `1 + p` is good to the last place, with `_EXPM1` p itself is.
     """
     shifted = x * LOG2_E + ROUNDING
     n = m.bitcast(shifted, i32) - ROUNDING_BITS
     whole = shifted - ROUNDING
     r = x - whole * LN2_HIGH - whole * LN2_LOW
-    return n, r + r * r * polynomial(m, r, EXP)
+    return n, r + r * r * polynomial(m, r, coefficients)
 
 
 def decompose(m: Math, x: Element) -> tuple[Element, Element]:
@@ -176,7 +182,7 @@ def exp(m: Math, x: Element) -> Element:
     """`e ** x`; in f32 within 1 ulp, results below the normal numbers included."""
     if m.dtype == f64:
         return m.exp(x)
-    n, p = reduced_exp(m, m.minimum(m.maximum(x, -104.0), 89.0))
+    n, p = reduced_exp(m, m.minimum(m.maximum(x, -104.0), 89.0), EXP)
     half = n >> 1  # in two steps, since 2**n alone may be out of range
     return (p + 1.0) * power_of_two(m, half) * power_of_two(m, n - half)
 
@@ -185,7 +191,7 @@ def expm1(m: Math, x: Element) -> Element:
     """`e ** x - 1`; in f32 within 1.5 ulp."""
     if m.dtype == f64:
         return m.expm1(x)
-    n, p = reduced_exp(m, m.minimum(m.maximum(x, -18.0), 89.0))
+    n, p = reduced_exp(m, m.minimum(m.maximum(x, -18.0), 89.0), _EXPM1)
     scale = power_of_two(m, n - 1)  # half of it, since 2**128 is out of range
     result = (p * scale + (scale - 0.5)) * 2.0
     return m.select(m.abs(x) < 2.0**-25, x, result)
@@ -216,34 +222,53 @@ def log1p(m: Math, x: Element) -> Element:
 
 
 def tanh(m: Math, x: Element) -> Element:
-    """The hyperbolic tangent; in f32 within 2.5 ulp."""
+    """The hyperbolic tangent; in f32 within 2 ulp.
+
+    `q = h / (1 + h)` with `h = (exp(2 |x|) - 1) / 2`, corrected by what its roundings leave over,
+    `h - (1 + h) q`. The logarithm of 2 needs one number only: n is from 0 to 29, and the larger
+    it is the less h counts.
+    """
     if m.dtype == f64:
         return m.tanh(x)
-    n, p = reduced_exp(m, m.minimum(m.abs(x), 10.0) * 2.0)
-    scale = power_of_two(m, n)  # n is from 0 to 29, and expm1's care for its ends not needed
-    e = p * scale + (scale - 1.0)
-    return with_sign(m, e / (e + 2.0), x)
+    y = m.minimum(m.abs(x), 10.0) * 2.0
+    shifted = y * LOG2_E + ROUNDING
+    r = y - (shifted - ROUNDING) * LN2
+    p = r + r * r * polynomial(m, r, _EXPM1)
+    half = m.bitcast((m.bitcast(shifted, i32) - (ROUNDING_BITS - 126)) << 23, f32)
+    h = p * half + (half - 0.5)
+    s = m.const(1.0) / (h + 1.0)
+    q = h * s
+    rest = h * (m.const(1.0) - q) - q
+    return with_sign(m, rest * s + q, x)
 
 
 def sigmoid(m: Math, x: Element) -> Element:
-    """`1 / (1 + exp(-x))`; in f32 within 2.5 ulp above -87.3, where it becomes 0."""
+    """`1 / (1 + exp(-x))`; in f32 within 2 ulp above -87.3, and 0 below -88."""
     if m.dtype == f64:
         return m.const(1.0) / (m.exp(-x) + 1.0)
-    n, p = reduced_exp(m, m.minimum(m.maximum(-x, -87.0), 89.0))
-    return m.const(1.0) / ((p + 1.0) * power_of_two(m, n) + 1.0)  # 2**128 is infinity there
+    y = m.select(x < -88.0, 89.0, -x)  # whose exponential is infinity below
+    n, p = reduced_exp(m, m.maximum(y, -87.0), EXP)
+    scale = power_of_two(m, n)
+    return m.const(1.0) / ((p * scale + 1.0) + scale)  # rounds once less than (p + 1) * scale + 1
 
 
 def erf(m: Math, x: Element) -> Element:
-    """The error function; in f32 within 1.5 ulp.
+    """The error function; in f32 within 2 ulp.
 
-    `x + x P(x**2)` up to 0.9, then `1 - exp(Q(|x|))`.
+    `x + x P(x**2 - 1.75)` up to 1.95, then `1 - Q(|x| - 2.95)`. Each number takes its polynomial's
+    coefficients, so that one is evaluated, not two; the points around which they are taken keep
+    roundings small. From 3.95 on the result is 1.
     """
     if m.dtype == f64:
         return m.erf(x)
-    t = m.abs(x)
-    small = x + x * polynomial(m, x * x, _ERF_SMALL)
-    large = m.const(1.0) - exp(m, polynomial(m, m.minimum(t, 4.0), _ERF_LARGE))
-    return m.select(t < 0.9, small, with_sign(m, large, x))
+    t = m.minimum(m.abs(x), 3.95)
+    is_small = t < 1.95
+    w = m.select(is_small, t * t - 1.75, t - 2.95)
+    result = w * _ERF_LARGE[-1] + _ERF_LARGE[-2]
+    result = m.select(is_small, _ERF_SMALL[-1], result)
+    for small, large in zip(_ERF_SMALL[-2::-1], _ERF_LARGE[-3::-1], strict=True):
+        result = result * w + m.select(is_small, small, large)
+    return with_sign(m, m.select(is_small, t, -1.0) * result + m.select(is_small, t, 1.0), x)
 
 
 # --- random bits -----------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Bound:
     ulp: float
     samples: int = 400_000
     least: float = -math.inf  # what is below is compared elsewhere
+    separate: float = 0.0  # the largest error without fused multiply-adds, if that is another
 
 
 BOUNDS = {
@@ -44,25 +45,27 @@ BOUNDS = {
     "expm1": Bound(np.expm1, -20, 89, 1.5),
     "log": Bound(np.log, 1e-3, 10, 1.0),
     "log1p": Bound(np.log1p, -0.9999, 5, 1.0),
-    "tanh": Bound(np.tanh, -10, 10, 2.5),
-    "sigmoid": Bound(lambda x: 1 / (1 + np.exp(-x)), -88, 20, 2.5, least=-87.3),
-    "erf": Bound(_erf, -4.2, 4.2, 1.5, samples=100_000),
+    "tanh": Bound(np.tanh, -10, 10, 2.0, separate=2.5),
+    "sigmoid": Bound(lambda x: 1 / (1 + np.exp(-x)), -88, 20, 2.0, least=-87.3),
+    "erf": Bound(_erf, -4.2, 4.2, 2.0, samples=100_000),
     "sin": Bound(np.sin, -20, 20, 1.5),
     "cos": Bound(np.cos, -20, 20, 1.5),
     "tan": Bound(np.tan, -20, 20, 3.0),
     "asin": Bound(np.arcsin, -1.01, 1.01, 2.0),
     "acos": Bound(np.arccos, -1.01, 1.01, 2.0),
     "atan": Bound(np.arctan, -10, 10, 2.5),
-    "sinh": Bound(np.sinh, -90, 90, 3.0),
+    "sinh": Bound(np.sinh, -90, 90, 2.5),
     "cosh": Bound(np.cosh, -90, 90, 2.0),
-    "asinh": Bound(np.arcsinh, -20, 20, 3.0),
-    "acosh": Bound(np.arccosh, 0.9, 20, 3.0),
-    "atanh": Bound(np.arctanh, -1.01, 1.01, 3.0),
+    "asinh": Bound(np.arcsinh, -20, 20, 2.0),
+    "acosh": Bound(np.arccosh, 0.9, 20, 2.0),
+    "atanh": Bound(np.arctanh, -1.01, 1.01, 2.0),
+    "sqrt": Bound(np.sqrt, 0, 10, 0.5),
+    "rsqrt": Bound(lambda x: 1 / np.sqrt(x), 1e-3, 10, 1.5),
     "exp2": Bound(np.exp2, -152, 129, 1.5),
     "log2": Bound(np.log2, 1e-3, 10, 2.0),
     "log10": Bound(np.log10, 1e-3, 10, 2.0),
     "cbrt": Bound(np.cbrt, -10, 10, 1.0),
-    "erfc": Bound(_erfc, -4, 10.5, 7.0, samples=100_000),
+    "erfc": Bound(_erfc, -4, 10.5, 6.0, samples=100_000),
     "erf_inv": Bound(_erf_inv, -1.01, 1.01, 4.0, samples=20_000),
 }
 
@@ -94,8 +97,10 @@ def errors_in_ulp(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
 
 
 def function_of(name: str) -> Callable[..., object]:
-    """The `scalar` of that name."""
-    return getattr(scalar, name, None) or getattr(elementary, name)
+    """The `scalar` of the op of that name."""
+    found = REGISTRY[name].scalar
+    assert found is not None
+    return found
 
 
 def worst_error(name: str, contract: bool) -> tuple[float, float]:
@@ -115,6 +120,8 @@ def worst_error(name: str, contract: bool) -> tuple[float, float]:
 def test_error_bound(name: str, contract: bool) -> None:
     error, where = worst_error(name, contract)
     limit = BOUNDS[name].ulp
+    if not contract:
+        limit = BOUNDS[name].separate or limit
     assert error <= limit, f"{name}({where!r}) is off by {error} ulp"
     assert error > limit / 2, f"the bound of {name} is loose: {error}"
 
@@ -122,10 +129,11 @@ def test_error_bound(name: str, contract: bool) -> None:
 @pytest.mark.parametrize(
     ("table", "index", "names"),
     [
-        ("EXP", 0, ["exp", "expm1", "tanh", "sigmoid", "cosh", "exp2"]),
+        ("EXP", 0, ["exp", "sigmoid", "cosh", "exp2"]),
+        ("_EXPM1", 0, ["expm1", "tanh"]),
         ("_LOG", 0, ["log", "log1p"]),
         ("_ERF_SMALL", 0, ["erf"]),
-        ("_ERF_LARGE", 2, ["erf"]),
+        ("_ERF_LARGE", 3, ["erf"]),
         ("_SIN", 0, ["sin", "cos", "tan"]),
         ("_COS", 0, ["sin", "cos", "tan"]),
         ("_TWO_OVER_PI", 0, ["sin", "cos", "tan"]),
@@ -141,7 +149,7 @@ def test_slightly_wrong_coefficient_breaks_the_bound(
 ) -> None:
     module = scalar if hasattr(scalar, table) else elementary
     coefficients = list(getattr(module, table))
-    coefficients[index] *= 1 + 1e-5
+    coefficients[index] *= 1 + (1e-3 if table == "_ERF_LARGE" else 1e-5)  # small beside 1
     monkeypatch.setattr(module, table, tuple(coefficients))
     for name in names:
         assert worst_error(name, contract=False)[0] > BOUNDS[name].ulp
