@@ -58,9 +58,12 @@ class _Steady:
 
     operands: Sequence[Buffer] = ()
     arrays: list[tuple[Buffer, Buffer]] = field(default_factory=list)  # array, operand
+    views: list[tuple[Buffer, Buffer]] = field(default_factory=list)  # view, operand
 
-    def has(self, operand: Buffer) -> bool:
-        return any(each.same_as(operand) for each in self.operands)
+    def operand(self, array: Buffer) -> Buffer | None:
+        """The operand that an array is, or is a view of."""
+        seen = next((operand for view, operand in self.views if view.same_as(array)), array)
+        return next((each for each in self.operands if each.same_as(seen)), None)
 
 
 _STEADY: ContextVar[_Steady | None] = ContextVar("steady", default=None)
@@ -69,7 +72,14 @@ _STEADY: ContextVar[_Steady | None] = ContextVar("steady", default=None)
 def is_steady(operand: Buffer) -> bool:
     """Whether an operand of the kernel that is being made stays from call to call."""
     steady = _STEADY.get()
-    return steady is not None and steady.has(operand)
+    return steady is not None and steady.operand(operand) is not None
+
+
+def see(operand: Buffer, view: Buffer) -> None:
+    """Note that a buffer is a view of an operand, declared around all that reads it."""
+    steady = _STEADY.get()
+    if steady is not None:
+        steady.views.append((view, operand))
 
 
 def kept(
@@ -85,17 +95,18 @@ def kept(
     Parameters
     ----------
     operand : Buffer
-        A parameter of the kernel. Views of it may be read, if they are declared around this.
+        A parameter of the kernel, or a view that was shown to `see`.
     name, shape, dtype
         Of the array.
     fill, body : callable
         Get the array; what they return runs one after the other.
     """
     steady = _STEADY.get()
-    if steady is None or not steady.has(operand):
+    parameter = steady.operand(operand) if steady is not None else None
+    if steady is None or parameter is None:
         return emit.scratch(name, shape, dtype, lambda array: emit.seq(fill(array), body(array)))
     array = emit.buffer(name, shape, dtype)
-    steady.arrays.append((array, operand))
+    steady.arrays.append((array, parameter))
     return emit.seq(
         tirx.AttrStmt(array, _MARK, emit.constant(0, "int32"), fill(array)), body(array)
     )

@@ -147,6 +147,7 @@ def _by_rows(product: Product) -> Stmt:
             product.columns,
             lambda i, k: product.left((), i, k),
             lambda k, j: product.right((), k, j),
+            product.matrix,
             transposed=product.transpose_b,
             staged=product.dtypes[0] != product.packed,
             plain=product.dtypes[1] == product.packed,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
+from ..kept import see
 from ..target import Machine
 from .matmul import matmul
 from .outer_sum import OuterSum, outer_sum
@@ -56,6 +57,7 @@ def forward(
                 columns,
                 left,
                 lambda k, j: weights[k, j],
+                weights,
                 transposed=False,
                 staged=not every,
                 plain=emit.dtype_of(w) == accumulator(x, w),
@@ -71,11 +73,15 @@ def forward(
 def _with_matrices(x: Buffer, w: Buffer, body: Callable[[Buffer, Buffer], Stmt]) -> Stmt:
     """Give `body` images as rows of channels, and a kernel as a matrix."""
     *pixels, channels = emit.shape_of(x)
-    return emit.view(
-        x,
-        (math.prod(pixels), channels),
-        lambda rows: emit.view(w, emit.shape_of(w)[-2:], lambda weights: body(rows, weights)),
-    )
+
+    def with_rows(rows: Buffer) -> Stmt:
+        def with_weights(weights: Buffer) -> Stmt:
+            see(w, weights)
+            return body(rows, weights)
+
+        return emit.view(w, emit.shape_of(w)[-2:], with_weights)
+
+    return emit.view(x, (math.prod(pixels), channels), with_rows)
 
 
 def input_grad(
@@ -108,6 +114,7 @@ def input_grad(
                 channels,
                 lambda row, k: pixels[row, k],
                 lambda k, j: weights[j, k],
+                weights,
                 transposed=True,
                 staged=False,
                 plain=emit.dtype_of(w) == accumulator(dy, w),

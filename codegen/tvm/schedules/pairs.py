@@ -129,7 +129,7 @@ def with_pairs_of_rows(product: Product, body: Callable[[Product], Stmt]) -> Stm
 
         def left(at: Place, i: Index, k: Index) -> Expr:
             place = (k, i) if across else (i, k)
-            return rows[(_flat(at, product.batch), *place)]
+            return rows[(flat(at, product.batch), *place)]
 
         loop = emit.parallel if batches * outer * inner >= _SPREAD else emit.serial
         ready = replace(product, left=left, in_place=(True, product.in_place[1]))
@@ -156,8 +156,9 @@ def _line(
     )
 
 
-def _flat(at: Place, shape: tuple[int, ...]) -> Index:
-    flat: Index = 0
+def flat(at: Place, shape: tuple[int, ...]) -> Index:
+    """The number of an element of a batch of products."""
+    number: Index = 0
     for i, size in zip(at, shape, strict=True):
-        flat = flat * size + i
-    return flat
+        number = number * size + i
+    return number

@@ -30,6 +30,8 @@ class Product:
     dtype: str
     machine: Machine
     epilogue: Epilogue
+    matrix: Buffer
+    """What `right` reads."""
     paired: bool = False
     """Whether a term is a pair of bf16 (see `pairs`)."""
     in_place: tuple[bool, bool] = (True, True)
@@ -87,6 +89,7 @@ def product_of(
         accumulator(a, b),
         machine,
         epilogue,
+        b,
     )
 
 

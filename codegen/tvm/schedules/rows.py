@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from .. import bfloat, emit
 from ..emit import Buffer, Expr, Index, Stmt
+from ..kept import is_steady, kept
 from ..target import Machine
 from .tile import (
     Epilogue,
@@ -49,6 +50,8 @@ class RowProduct:
     left, right : callable
         Read an operand; an index may be a vector along a row of `left`, and along the side on
         which `right` is contiguous.
+    matrix : Buffer
+        What `right` reads.
     transposed : bool
         Whether `right` is contiguous along the sum.
     staged, plain : bool
@@ -70,6 +73,7 @@ class RowProduct:
     columns: int
     left: Callable[[Index, Index], Expr]
     right: Callable[[Index, Index], Expr]
+    matrix: Buffer
     transposed: bool
     staged: bool
     plain: bool
@@ -120,7 +124,7 @@ class RowProduct:
 
     @property
     def stripes(self) -> list[Stripe]:
-        return cut_columns(self.columns, self.machine, self.dtype)
+        return cut_columns(self.columns, self.machine, self.dtype, halves=not self.paired)
 
     def reads_in_place(self, stripe: Stripe) -> bool:
         """Whether a stripe of the right operand is read where it lies, as few rows need it."""
@@ -139,7 +143,12 @@ class RowProduct:
         """Whether each panel is packed where it is used, for one block that holds all rows."""
         panels = max(stripe.panels for stripe in self.stripes)
         enough = panels >= tasks_for(self.work, self.machine)
-        return self.is_heavy and enough and self.tiles[0] <= self.block
+        return self.is_heavy and enough and self.tiles[0] <= self.block and not self.keeps
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the panels are packed before, for the matrix stays."""
+        return is_steady(self.matrix)
 
     @property
     def tallest(self) -> int:
@@ -185,11 +194,14 @@ class Stripe:
         return -(-self.columns // self.width)
 
 
-def cut_columns(columns: int, machine: Machine, dtype: str) -> list[Stripe]:
-    """Cut columns in stripes of equal panels, with as few lanes unused as possible."""
+def cut_columns(columns: int, machine: Machine, dtype: str, *, halves: bool = True) -> list[Stripe]:
+    """Cut columns in stripes of equal panels, with as few lanes unused as possible.
+
+    Pairs of bf16 are multiplied in whole vectors only, not in `halves`.
+    """
     lanes = machine.lanes(dtype)
     whole, rest = divmod(columns, lanes)
-    half = lanes // 2 if lanes >= 8 and 0 < rest <= lanes // 2 else 0
+    half = lanes // 2 if halves and lanes >= 8 and 0 < rest <= lanes // 2 else 0
     if half and whole <= 1:
         return [Stripe(0, columns, 2 * whole + 1, half)]
     vectors = whole if half else -(-columns // lanes)
@@ -221,7 +233,7 @@ def _packed(
 ) -> Stmt:
     """Declare room for the panels of each stripe and fill it."""
     if len(done) == len(stripes):
-        packed = () if product.hot else done
+        packed = () if product.hot or product.keeps else done
         fill = (_pack(product, stripe, room) for stripe, room in packed if room is not None)
         return emit.seq(*fill, body(done))
     stripe = stripes[len(done)]
@@ -229,11 +241,19 @@ def _packed(
         return _packed(product, stripes, (*done, (stripe, None)), body)
     rooms = product.machine.cores if product.hot else stripe.panels
     shape = (rooms, product.terms, stripe.width)
-    return emit.scratch(
+
+    def filled(room: Buffer) -> Stmt:
+        return _packed(product, stripes, (*done, (stripe, room)), body)
+
+    if not product.keeps:
+        return emit.scratch("packed", shape, product.factors, filled)
+    return kept(
+        product.matrix,
         "packed",
         shape,
         product.factors,
-        lambda room: _packed(product, stripes, (*done, (stripe, room)), body),
+        lambda room: _pack(product, stripe, room),
+        filled,
     )
 
 

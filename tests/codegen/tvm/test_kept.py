@@ -101,6 +101,77 @@ def test_gradients_of_images(backend, case):
     agree(backend.compile(graph), backend, graph, {})
 
 
+PRODUCTS = {
+    "one row": ((1, 300), (300, 517), {}),
+    "two rows": ((2, 700), (700, 400), {}),
+    "few rows": ((5, 33), (33, 70), {}),
+    "rows": ((37, 301), (301, 530), {}),
+    "many rows": ((3000, 40), (40, 70), {}),
+    "transposed": ((9, 50), (43, 50), {"transpose_b": True}),
+    "both transposed": ((50, 9), (43, 50), {"transpose_a": True, "transpose_b": True}),
+    "a row, transposed": ((1, 50), (43, 50), {"transpose_b": True}),
+    "a column": ((6, 50), (50, 1), {}),
+    "batches": ((3, 7, 20), (3, 20, 37), {}),
+    "batches of batches": ((2, 3, 7, 20), (2, 3, 37, 20), {"transpose_b": True}),
+    "a long sum": ((5, 5000), (5000, 20), {}),
+    "one of each": ((1, 1), (1, 1), {}),
+    "no terms": ((3, 0), (0, 4), {}),
+    "no columns": ((3, 4), (4, 0), {}),
+}
+
+
+@pytest.mark.parametrize("name", ["f32", "bf16"])
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_products(backend, case, name):
+    x, w, attrs = PRODUCTS[case]
+    graph = one_op("matmul", x, w, name, **{"transpose_a": False, "transpose_b": False, **attrs})
+    agree(backend.compile(graph), backend, graph, {})
+
+
+@pytest.mark.parametrize("name", ["f64", "f16"])
+@pytest.mark.parametrize("case", ["rows", "transposed"])
+def test_products_of_other_numbers(backend, case, name):
+    x, w, attrs = PRODUCTS[case]
+    graph = one_op("matmul", x, w, name, **{"transpose_a": False, "transpose_b": False, **attrs})
+    agree(backend.compile(graph), backend, graph, {})
+
+
+def test_several_calls_of_a_kernel_keep_their_own(backend):
+    """Two products of equal sizes are one kernel, two operands two arrays, and one operand one."""
+    with Builder("g") as b:
+        x = b.input("x", TensorType(as_dtype("f32"), (9, 40)))
+        w, v = (b.variable(name, TensorType(as_dtype("f32"), (40, 40))) for name in "wv")
+        matmul = get("matmul")
+        y = matmul(matmul(matmul(x, w, transpose_b=True), v, transpose_b=True), w, transpose_b=True)
+        graph = b.finish({"y": y})
+    executable = backend.compile(graph)
+    assert len(executable.plan.kernels) == 1
+    assert executable.prepared_bytes == 64 + 2 * 4 * 40 * 64  # panels of 32 columns
+    state, rng = backend.state(), np.random.default_rng(0)
+    for _ in range(2):
+        arrays = {v.name: random(rng, v.type) for v in graph.parameters}
+        state.write("w", arrays["w"])
+        state.write("v", arrays["v"])
+        found = executable(state, {"x": arrays["x"]})["y"]
+        expected = np.asarray(evaluate(graph, arrays).outputs["y"])
+        assert error(found, expected) <= tolerance(expected, 4.0)
+
+
+def test_a_loop_keeps_what_each_step_reads(backend):
+    f32 = as_dtype("f32")
+    with Builder("step") as b:
+        c, w = b.input("c", TensorType(f32, (5, 24))), b.input("w", TensorType(f32, (24, 24)))
+        step = b.finish({"c": get("tanh")(get("matmul")(c, w, transpose_b=True))})
+    with Builder("g") as b:
+        x = b.input("x", TensorType(as_dtype("f32"), (5, 24)))
+        w = b.variable("w", TensorType(as_dtype("f32"), (24, 24)))
+        y = get("scan")(x, w, body=step, carry=1, stacked=0, length=3, reverse=False)
+        graph = b.finish({"y": y})
+    executable = backend.compile(graph)
+    assert executable.prepared_bytes > 4 * 24 * 24
+    agree(executable, backend, graph, {})
+
+
 @pytest.mark.parametrize("case", ["plain", "filtered", "filtered, large weights", "strides"])
 def test_packed_kernels_are_kept(backend, case):
     x, w, attrs = CONVOLUTIONS[case]
