@@ -34,6 +34,7 @@ from ..native.host import host_cores
 from ..native.program import NativeCode, NativeProgram, load
 from .emit import ALIASED, PLAIN, PrimFunc, Stmt
 from .entry import Call, Statement, bases_in, calls_in, lower_entry
+from .llvm_passes import leave_out_passes
 from .target import Target
 
 _BATCH = 4  # kernels of an object: enough that what each object takes does not count
@@ -110,6 +111,7 @@ class Compiler:
         self._waiting: dict[bool, dict[str, PrimFunc]] = {False: {}, True: {}}  # by `ALIASED`
         self._objects: list[Future[bytes]] = []
         self._pool = ThreadPoolExecutor(host_cores(), thread_name_prefix="hornfels-llvm")
+        self._pool.submit(leave_out_passes)
 
     def __enter__(self) -> Self:
         return self
@@ -221,6 +223,7 @@ class _Piece:
 
     def compile(self) -> tvm.runtime.Module:
         """Lower it, and have LLVM optimize it."""
+        leave_out_passes()
         try:
             return tvm.get_global_func("target.build.llvm")(self.lower(), self.target.tvm)
         except (RuntimeError, TypeError, ValueError) as error:
