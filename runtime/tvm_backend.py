@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from ..codegen.native.host import host_cores
+from ..codegen.native.memory import give_back
 from ..codegen.native.program import NativeProgram, Table, load, make_table
 from ..ir import Graph
 from ..ir.collector import rare_collection
@@ -424,7 +425,9 @@ class TvmBackend:
 
         with rare_collection():
             plan = self._plan(graph, sizes)
-            return TvmExecutable.of(compile_plan(plan, self.target, self._choices(plan)))
+            compiled = compile_plan(plan, self.target, self._choices(plan))
+        give_back()
+        return TvmExecutable.of(compiled)
 
     def _choices(self, plan: Plan) -> Choices:
         """What a search finds in the time that the user gives it."""
