@@ -16,6 +16,8 @@ A merge keeps one of these forms, which are what the native backend has loops fo
 - *rows*: reductions over the same positions of arrays of one size, which may wait for each other,
   and pointwise nodes over the array or over the results, which read results of their own row
   only (`rows`). Made where a block of rows is small, so that it is read from memory once.
+- *attention*: products, what is computed of the rows of their results, and products of these
+  rows, which stay in the cache (`attention`).
 - *moments*: a reduction whose last dimension is kept, and sums over deviations from its results,
   which need no pass of their own (`moments`).
 - *batch*: pointwise computations that share no arrays, of any sizes (`batches`).
@@ -32,6 +34,7 @@ from dataclasses import dataclass
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import Shape
+from .attention import placed
 from .control import region_call
 from .memory import plan
 from .moments import centered
@@ -44,7 +47,7 @@ from .outline import (
     members,
     tokens_of,
 )
-from .plan import BATCH, MOMENTS, ROW, Call, Plan, RegionCall
+from .plan import ATTENTION, BATCH, MOMENTS, ROW, Call, Plan, RegionCall
 from .precedence import Precedence
 from .rows import Rows, agree, rows_of
 from .stored import ROOTED, choose_stored, is_view
@@ -75,11 +78,12 @@ class Group:
     roots: list[Node]  # reductions, or one other root; none: pointwise
     number: int
     alive: bool = True
-    special: str = ""  # a form that its nodes do not say: "row", "moments" or "batch"
+    special: str = ""  # a form that its nodes do not say: "row", "moments", "batch", "attention"
 
     @property
     def form(self) -> str:
-        """ "pointwise", "reduce", "row", "moments", "batch", "rooted", "opaque" or "region"."""
+        """ "pointwise", "reduce", "row", "moments", "batch", "attention", "rooted", "opaque" or
+        "region"."""
         if self.special or not self.roots:
             return self.special or "pointwise"
         kind = self.roots[0].op.kind
@@ -102,7 +106,9 @@ class Groups:
     def __init__(self, graph: Graph, steady: Collection[Value] = frozenset()) -> None:
         self.graph = graph
         self.steady = steady
-        self.stored = choose_stored(graph, steady)
+        self.attentions = placed(graph, choose_stored(graph, steady), steady)
+        self.stored = self.attentions.stored
+        attended = {v for values in self.attentions.outputs for v in values}
         self.borders = {*self.stored, *_views(graph, self.stored), *_constants(graph)}
         self._groups: list[Group] = []
         self.of: dict[Value, Group] = {}
@@ -110,6 +116,8 @@ class Groups:
             roots = [] if node.op.kind in POINTWISE else [node]
             outputs = [v for v in node.outputs if v in self.stored]
             group = Group(outputs, roots, len(self._groups))
+            if not attended.isdisjoint(outputs):
+                group.special = ATTENTION
             self._groups.append(group)
             self.of.update(dict.fromkeys(node.outputs, group))
         self.position = {v: i for i, v in enumerate(self.stored)}
@@ -230,6 +238,7 @@ def fuse(
     kernel in common.
     """
     groups = Groups(graph, steady)
+    _merge_attentions(groups)
     _merge_reductions(groups)
     _merge_epilogues(groups)
     _merge_rows(groups)
@@ -239,6 +248,15 @@ def fuse(
     _merge_siblings(groups)
     _merge_updates(groups)
     return _calls(groups, outliner or Outliner())
+
+
+def _merge_attentions(groups: Groups) -> None:
+    """What a kernel of attention stores is computed together."""
+    for outputs in groups.attentions.outputs:
+        first, *others = dict.fromkeys(groups.of[v] for v in outputs)
+        for other in others:
+            assert groups.can_merge(first, other), "results of attention wait for each other"
+            groups.merge(first, other)
 
 
 def _merge_epilogues(groups: Groups) -> None:

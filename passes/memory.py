@@ -22,7 +22,7 @@ from ..ir.graph import Graph, Value, is_among
 from . import rows
 from .batches import parts_of
 from .outline import REPLACES, accesses, tokens_of
-from .plan import BATCH, ROW, Call, Copy, Plan, RegionCall, Slot, Space, align
+from .plan import ATTENTION, BATCH, ROW, Call, Copy, Plan, RegionCall, Slot, Space, align
 from .steady import steady_parameters
 
 
@@ -112,6 +112,8 @@ class _Storages:
             return True
         if isinstance(call, RegionCall):
             return self.begins_as(call, output) is operand
+        if call.kernel.root == ATTENTION:
+            return False
         if call.kernel.root == BATCH and not self._in_one_part(call, output, operand):
             return False
         if call.kernel.root not in ("pointwise", ROW):

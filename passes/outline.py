@@ -116,7 +116,7 @@ class Outliner:
         kernel = self._kernels.get(key)
         if kernel is None:
             name = self._name(root, nodes)
-            kernel = Kernel(name, root, _body(name, nodes, inputs, outputs))
+            kernel = Kernel(name, root, body_of(name, nodes, inputs, outputs))
             self._kernels[key] = kernel
         return Call(kernel, inputs, tuple(outputs))
 
@@ -150,9 +150,10 @@ def _structure(
     return (*parts, tuple(number[v] for v in outputs))
 
 
-def _body(
+def body_of(
     name: str, nodes: Sequence[Node], inputs: Sequence[Value], outputs: Sequence[Value]
 ) -> Graph:
+    """The graph that computes `outputs` of `inputs`, in that order, by copies of `nodes`."""
     new = {v: Value(v.type, name=f"p{i}") for i, v in enumerate(inputs)}
     parameters = tuple(new.values())
     for node in nodes:

@@ -29,6 +29,10 @@ MOMENTS = "moments"
 BATCH = "batch"
 """The root of a kernel of independent pointwise computations; see `passes.batches`."""
 
+ATTENTION = "attention"
+"""The root of a kernel of products, rows of their results, and products of these rows; see
+`passes.attention`."""
+
 Space = Literal["arena", "input", "state", "output", "constant", "prepared"]
 
 
@@ -41,8 +45,8 @@ class Kernel:
     name : str
         Unique in the plan, an identifier.
     root : str
-        "pointwise", "row", "moments", "batch", or the name of the op whose loops the kernel has:
-        "matmul", "conv", "reduce_sum", "max_pool", ...
+        "pointwise", "row", "moments", "batch", "attention", or the name of the op whose loops the
+        kernel has: "matmul", "conv", "reduce_sum", "max_pool", ...
     body : Graph
         What it computes; `body.inputs` and `body.outputs` are its parameters, in the order of a
         `Call`. Its shapes are static, it has no state, and constants in it have one element.

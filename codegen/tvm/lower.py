@@ -14,6 +14,7 @@ from ...ir.settings import current_settings, settings
 from ...passes import plan as plans
 from ...passes.plan import (
     ALIGNMENT,
+    ATTENTION,
     BATCH,
     MOMENTS,
     ROW,
@@ -29,6 +30,7 @@ from ...passes.plan import (
 )
 from ..native.program import NativeProgram, load
 from . import build, emit, entry, kept
+from .attention import attention
 from .batch import batch
 from .emit import Buffer, PrimFunc, Stmt
 from .entry import Address, Branch, Copy, Loop, Statement, While, calls_in
@@ -459,6 +461,8 @@ def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> 
     root = kernel.root_node
     if kernel.root == ROW:
         return rowwise(kernel.body, buffers, machine)
+    if kernel.root == ATTENTION:
+        return attention(kernel.body, buffers, machine)
     if kernel.root == BATCH:
         return batch(kernel.body, buffers, machine)
     if kernel.root == MOMENTS:

@@ -55,7 +55,7 @@ def rowwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) -> S
     space = Space(body, buffers, machine)
     kept = [loop for loop in space.loops if loop.kept]
     reduced = [loop for loop in space.loops if not loop.kept]
-    unit = _Tile if space.loops[-1].kept else _Row
+    unit = _Tile if space.loops[-1].kept else RowUnit
     unit(space, kept, reduced).run()
     return space.nest.finish()
 
@@ -239,13 +239,14 @@ class _Unit:
 # --- rows ------------------------------------------------------------------------------------
 
 
-class _Row(_Unit):
+class RowUnit(_Unit):
     """The last loop is reduced: one row at a time."""
 
     def run(self) -> None:
-        self.spread([loop.extent for loop in self.outer], self._row)
+        self.spread([loop.extent for loop in self.outer], self.row)
 
-    def _row(self, indices: Indices) -> None:
+    def row(self, indices: Indices) -> None:
+        """Compute and store one row."""
         at = dict(zip(self.outer, indices, strict=True))
         self.begin(1)
         last = self.reduced[-1]

@@ -92,7 +92,7 @@ TRANSPOSES = (
          replace=lambda c, x, y, q, out: _transpose(again(out, c, x, y), q)),
     Rule("reduce-of-transpose",
          lambda p, x, q, a: p.any(REDUCTIONS, p.transpose(x, permutation=q), axes=a),
-         replace=_reduce_first, keeps_inner=True),
+         replace=_reduce_first),
     Rule("slice-of-transpose",
          lambda p, x, q, s, e, t: p.slice(p.transpose(x, permutation=q),
                                           starts=s, limits=e, strides=t),
