@@ -1,7 +1,10 @@
 """Kernel gradients where each channel has weights of its own: vectors run along the channels.
 
-A task takes some rows of an image at a time, and of these two vectors of channels; for one row of
-taps after another, the sums of all its taps stay in registers while the rows are run over. Images
+A task runs over the rows of images, and tile by tile over the positions of a row; vector by vector
+of channels it adds what a tile sees to the sums of one row of taps after another. The sums lie in
+the first-level cache, in registers while a tile is added. (To hold the sums of some channels in
+registers while whole rows are run over takes fewer loads, but half of the time of what comes from
+the second or third cache is lost, for a few channels of each position are read at a time.) Images
 are read where they lie, as in `depthwise`; taps that see only zeros are left out.
 """
 
@@ -16,14 +19,14 @@ from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
 from .axis import Axis
-from .depthwise import Load, Place
+from .depthwise import Load, Place, over_ranges
 from .staging import Images, Ints, Stage
 from .tile import Epilogue, cast, element_bytes, tasks_for
 
 _PIXELS = 8  # neighbours whose code is written out
-_VECTORS = 2  # of channels at a time: enough sums to fill the pipeline
-_STREAMED = 16  # images of so many times the second-level cache come from memory
-_ROW = 64  # positions after which moving the sums in and out of registers is cheap
+_SUMS = 4  # one part in so many of the first-level cache is for sums
+_STREAMED = 4  # images of so many times the second-level cache come from memory
+_ROW = 64  # positions after which going on to other channels is cheap
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ class DepthwiseGrad:
     @property
     def blocks(self) -> int:
         return -(-self.rows // self.block)
+
+    @property
+    def groups(self) -> int:
+        """Parts of the channels whose sums fit their share of the first-level cache."""
+        nbytes = math.prod(self.taps) * self.channels * element_bytes(self.dtype)
+        return max(1, min(-(-nbytes * _SUMS // self.machine.l1), self.channels // self.lanes))
 
     @property
     def tasks(self) -> int:
@@ -148,9 +157,8 @@ def _task(
         def see(image: Index, element: Place, channel: Index) -> Expr:
             return load(task, image, element, channel)
 
-        def channels(channel: Index, vectors: int, width: int) -> Stmt:
-            run = _Run(problem, sums, see, task, n, (start, length), channel, vectors, width)
-            return emit.seq(_ahead(problem, n, start, channel, vectors * width), run.taps())
+        def channels(part: _Part) -> Stmt:
+            return _Run(problem, sums, see, task, n, (start, length), part).positions(())
 
         fill = stage.fill(task, 0, n) if stage else None
         return emit.seq(fill, _over_channels(problem, channels))
@@ -159,41 +167,26 @@ def _task(
     return emit.seq(clear, border, emit.serial(count, item, "block", first))
 
 
-def _ahead(problem: DepthwiseGrad, n: Index, start: Index, channel: Index, channels: int) -> Stmt:
-    """Fetch a share of the next rows, as large as that of these channels, as it lies in memory.
+@dataclass(frozen=True)
+class _Part:
+    """Channels from `first` on, in `vectors` of so many lanes."""
 
-    The rows are used by a few channels at a time, of which the processor makes out no stream: a
-    quarter faster for 8x112x112x96.
-    """
-    shape = emit.shape_of(problem.images.source)
-    nbytes = math.prod(shape) * element_bytes(problem.dtype)
-    if nbytes < _STREAMED * problem.machine.l2 or len(problem.axes) != 2:
-        return emit.NOTHING
-    axis, rows = problem.axes[0], problem.block
-
-    def fetch(buffer: Buffer, row: Index, pixels: int) -> Stmt:
-        begin, count = channel * pixels, -(-pixels * channels // problem.lanes)
-        return emit.serial(
-            count, lambda i: emit.prefetch(buffer[(n, row, 0, begin + i * problem.lanes)]), "line"
-        )
-
-    images = fetch(
-        problem.images.source,
-        axis.element(start + rows, axis.taps - 1) - axis.stride + 1,
-        rows * axis.stride * shape[2],
-    )
-    return emit.seq(images, fetch(problem.dy, start + rows, rows * problem.axes[1].count))
+    first: Index
+    vectors: Index
+    lanes: int
 
 
-def _over_channels(problem: DepthwiseGrad, body: Callable[[Index, int, int], Stmt]) -> Stmt:
-    """Run ``body(first channel, vectors, lanes)`` over all channels."""
-    lanes, width = problem.lanes, problem.lanes * _VECTORS
-    blocks, rest = divmod(problem.channels, width)
-    vectors, tail = divmod(rest, lanes)
+def _over_channels(problem: DepthwiseGrad, body: Callable[[_Part], Stmt]) -> Stmt:
+    """Run `body` over all channels, in groups whose sums stay near, and what makes no vector."""
+    whole, tail = divmod(problem.channels, problem.lanes)
+
+    def group(number: Index) -> Stmt:
+        start, count = emit.split_range(whole, problem.groups, number)
+        return body(_Part(start * problem.lanes, count, problem.lanes))
+
     return emit.seq(
-        emit.serial(blocks, lambda b: body(b * width, _VECTORS, lanes), "channels"),
-        body(blocks * width, vectors, lanes) if vectors else None,
-        body(problem.channels - tail, 1, tail) if tail else None,
+        emit.serial(problem.groups, group, "group") if whole else None,
+        body(_Part(problem.channels - tail, 1, tail)) if tail else None,
     )
 
 
@@ -207,90 +200,114 @@ class _Run:
     task: Index
     n: Index
     rows: tuple[Index, Index]
-    channel: Index
-    vectors: int
-    lanes: int
+    part: _Part
 
-    def taps(self) -> Stmt:
-        """All rows of taps, one after another."""
-        return emit.nest(self.problem.taps[:-1], self._row_of_taps)
+    def positions(self, outer: Place) -> Stmt:
+        """Loops over the positions, those of the last axis in tiles."""
+        axis = self.problem.axes[len(outer)]
+        if len(outer) < len(self.problem.axes) - 1:
+            start, length = (0, axis.count) if outer else self.rows
+            return emit.serial(length, lambda p: self.positions((*outer, p)), "row", start)
+        return emit.seq(
+            *(
+                emit.serial(
+                    number, lambda j, s=start, c=count: self._tile(outer, s + j * c, c), "tile"
+                )
+                for start, count, number in axis.tiles(_PIXELS)
+            )
+        )
 
-    def _row_of_taps(self, head: Place) -> Stmt:
-        last = self.problem.axes[-1]
+    def _tile(self, outer: Place, start: Index, count: int) -> Stmt:
+        """Neighbouring positions: all vectors of channels, and of each all rows of taps."""
+        axes = self.problem.axes
+        ranges = [axis.taps_met(p) for axis, p in zip(axes, outer, strict=False)]
+
+        def vector(number: Index) -> Stmt:
+            channel = self.part.first + number * self.part.lanes
+            return over_ranges(
+                ranges, lambda head: self._row_of_taps(head, outer, (start, count), channel)
+            )
+
+        return emit.seq(
+            self._ahead(outer, start, count), emit.serial(self.part.vectors, vector, "vector")
+        )
+
+    def _row_of_taps(
+        self, head: Place, outer: Place, pixels: tuple[Index, int], channel: Index
+    ) -> Stmt:
+        lanes, last = self.part.lanes, self.problem.axes[-1]
         flat: Index = 0
         for tap, taps in zip(head, self.problem.taps, strict=False):
             flat = flat * taps + tap
-        places = list(itertools.product(range(last.taps), range(self.vectors)))
 
         def move(body: Callable[[int, Expr, Index], Stmt]) -> Stmt:
-            def lane(tap: int, vector: int, lane: Index) -> Stmt:
-                place = self._place(tap, vector) + lane
-                channel = self.channel + vector * self.lanes + lane
-                return body(place, flat * last.taps + tap, channel)
-
             return emit.seq(
                 *(
-                    emit.vectorized(self.lanes, lambda j, t=tap, v=vector: lane(t, v, j))
-                    for tap, vector in places
+                    emit.vectorized(
+                        lanes,
+                        lambda lane, t=t: body(t * lanes + lane, flat * last.taps + t, lane),
+                    )
+                    for t in range(last.taps)
                 )
             )
 
         def body(held: Buffer) -> Stmt:
-            begin = move(
-                lambda place, tap, c: emit.store(held, (place,), self.sums[self.task, tap, c])
-            )
-            end = move(
-                lambda place, tap, c: emit.store(self.sums, (self.task, tap, c), held[place])
-            )
-            return emit.seq(begin, self._positions(held, head, ()), end)
+            sums, task = self.sums, self.task
+            begin = move(lambda at, tap, j: emit.store(held, (at,), sums[task, tap, channel + j]))
+            end = move(lambda at, tap, j: emit.store(sums, (task, tap, channel + j), held[at]))
+            return emit.seq(begin, self._add(held, head, outer, pixels, channel), end)
 
-        return emit.local("held", (len(places) * self.lanes,), self.problem.dtype, body)
+        return emit.local("held", (last.taps * lanes,), self.problem.dtype, body)
 
-    def _place(self, tap: int, vector: int) -> int:
-        return (tap * self.vectors + vector) * self.lanes
-
-    def _positions(self, held: Buffer, head: Place, outer: Place) -> Stmt:
-        """Loops over all positions that see an element through the taps `head`."""
-        axis = self.problem.axes[len(outer)]
-        if len(outer) == len(self.problem.axes) - 1:
-            return emit.seq(
-                *(
-                    emit.serial(
-                        number,
-                        lambda j, s=start, c=count: self._tile(held, head, outer, s + j * c, c),
-                        "tile",
-                    )
-                    for start, count, number in axis.tiles(_PIXELS)
-                )
-            )
-        first, length = axis.positions_met(head[len(outer)])
-        if not outer:
-            end = emit.minimum(first + length, self.rows[0] + self.rows[1])
-            first = emit.maximum(first, self.rows[0])
-            length = emit.maximum(0, end - first)
-        return emit.serial(length, lambda p: self._positions(held, head, (*outer, p)), "row", first)
-
-    def _tile(self, held: Buffer, head: Place, outer: Place, start: Index, count: int) -> Stmt:
+    def _add(
+        self, held: Buffer, head: Place, outer: Place, pixels: tuple[Index, int], channel: Index
+    ) -> Stmt:
         problem, last = self.problem, self.problem.axes[-1]
+        (start, count), lanes = pixels, self.part.lanes
         rows = [
             axis.element(p, tap) for axis, p, tap in zip(problem.axes, outer, head, strict=False)
         ]
 
-        def add(vector: int, i: int, tap: int, lane: Index) -> Stmt:
-            channel = self.channel + vector * self.lanes + lane
-            seen = self.load(self.n, (*rows, last.element(start + i, tap)), channel)
-            cotangent = cast(problem.dy[(self.n, *outer, start + i, channel)], problem.dtype)
-            place = self._place(tap, vector) + lane
+        def add(i: int, tap: int, lane: Index) -> Stmt:
+            seen = self.load(self.n, (*rows, last.element(start + i, tap)), channel + lane)
+            cotangent = cast(problem.dy[(self.n, *outer, start + i, channel + lane)], problem.dtype)
+            place = tap * lanes + lane
             return emit.store(held, (place,), held[place] + seen * cotangent)
 
         return emit.seq(
             *(
-                emit.vectorized(self.lanes, lambda lane, v=v, i=i, t=t: add(v, i, t, lane))
-                for v, i, t in itertools.product(
-                    range(self.vectors), range(count), range(last.taps)
-                )
+                emit.vectorized(lanes, lambda lane, i=i, t=t: add(i, t, lane))
+                for i, t in itertools.product(range(count), range(last.taps))
                 if not isinstance(start, int) or last.sees(start + i, t)
             )
+        )
+
+    def _ahead(self, outer: Place, start: Index, count: int) -> Stmt:
+        """Fetch what the tile below sees first as it lies in memory: up to twice as fast."""
+        problem, images = self.problem, self.problem.images.source
+        nbytes = math.prod(emit.shape_of(images)) * element_bytes(problem.dtype)
+        if len(outer) != 1 or nbytes < _STREAMED * problem.machine.l2:
+            return emit.NOTHING
+        axis, stride = problem.axes[0], problem.axes[1].stride
+        below = axis.element(outer[0] + 1, axis.taps - 1)
+
+        def fetch(buffer: Buffer, row: Index, first: Index, pixels: int) -> Stmt:
+            def pixel(i: Index, v: Index) -> Stmt:
+                place = (self.n, row, first + i, self.part.first + v * self.part.lanes)
+                return emit.prefetch(buffer[place], level=2)
+
+            return emit.serial(
+                pixels,
+                lambda i: emit.serial(self.part.vectors, lambda v: pixel(i, v), "line"),
+                "pixel",
+            )
+
+        return emit.seq(
+            *(
+                fetch(images, below - i, start * stride, count * stride)
+                for i in range(axis.stride)
+            ),
+            fetch(problem.dy, outer[0] + 1, start, count),
         )
 
 
