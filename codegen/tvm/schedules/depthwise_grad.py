@@ -303,10 +303,7 @@ class _Run:
             )
 
         return emit.seq(
-            *(
-                fetch(images, below - i, start * stride, count * stride)
-                for i in range(axis.stride)
-            ),
+            *(fetch(images, below - i, start * stride, count * stride) for i in range(axis.stride)),
             fetch(problem.dy, outer[0] + 1, start, count),
         )
 
