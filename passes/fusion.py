@@ -22,7 +22,8 @@ A merge keeps one of these forms, which are what the native backend has loops fo
   which need no pass of their own (`moments`).
 - *batch*: pointwise computations that share no arrays, of any sizes (`batches`).
 - *contraction or window*: one root that reads stored values, and pointwise nodes over its output
-  shape whose further operands have that shape or are broadcasts.
+  shape whose further operands have that shape or are broadcasts; of convolutions also sums over
+  the pixels, and what is computed of them (`sums`).
 - *opaque* or *region*: one node.
 """
 
@@ -51,6 +52,7 @@ from .plan import ATTENTION, BATCH, MOMENTS, ROW, Call, Plan, RegionCall
 from .precedence import Precedence
 from .rows import Rows, agree, rows_of
 from .stored import ROOTED, choose_stored, is_view
+from .sums import fit_epilogue, in_order, summed
 
 OUTPUTS = 24
 """Outputs of one merged kernel; kernels of single elements may have more."""
@@ -75,7 +77,7 @@ class Group:
     """The stored values that one kernel computes."""
 
     outputs: list[Value]
-    roots: list[Node]  # reductions, or one other root; none: pointwise
+    roots: list[Node]  # reductions, or one other root and sums in its epilogue; none: pointwise
     number: int
     alive: bool = True
     special: str = ""  # a form that its nodes do not say: "row", "moments", "batch", "attention"
@@ -244,6 +246,7 @@ def fuse(
     _merge_rows(groups)
     _merge_consumers(groups, "reduce")
     _merge_moments(groups)
+    _merge_sums(groups)
     _merge_consumers(groups, "pointwise")
     _merge_siblings(groups)
     _merge_updates(groups)
@@ -392,6 +395,32 @@ def _merge_moments(groups: Groups) -> None:
                 groups.merge(first, other)
                 break
     _merge_consumers(groups, MOMENTS)
+
+
+def _merge_sums(groups: Groups) -> None:
+    """A root takes sums over what its epilogue computes, and what is computed of them."""
+    for root in [g for g in groups.groups if g.form == "rooted" and summed(g.roots[0])]:
+        changed = True
+        while changed:
+            changed = False
+            for reader in groups.readers(root):
+                if _fits_sums(groups, root, reader) and groups.can_merge(root, reader):
+                    groups.merge(root, reader)
+                    root.special = ""
+                    changed = True
+                    break
+
+
+def _fits_sums(groups: Groups, root: Group, reader: Group) -> bool:
+    if reader.form not in ("reduce", MOMENTS):
+        return False
+    node, *sums = root.roots
+    outputs = [*root.outputs, *reader.outputs]
+    operands = _large_operands(groups, root, reader)
+    further = operands > _large_operands(groups, root)
+    if operands > EPILOGUE_OPERANDS or (further and not in_order(node)):
+        return False
+    return fit_epilogue(node, [*sums, *reader.roots], outputs, reader.outputs, groups.borders)
 
 
 def _merge_consumers(groups: Groups, form: str) -> None:

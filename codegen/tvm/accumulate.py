@@ -44,8 +44,8 @@ def accumulator(nest: Nest, node: Node) -> Accumulator:
     return _Simple(nest, node, combine, start)
 
 
-def _wide(dtype: DType) -> DType:
-    """f16 and bf16 accumulate in f32."""
+def wide(dtype: DType) -> DType:
+    """What elements of a dtype are summed in: f32 for f16 and bf16."""
     return f32 if dtype in (f16, bf16) else dtype
 
 
@@ -78,7 +78,7 @@ class _Simple:
 
     @property
     def dtype(self) -> DType:
-        return _wide(self.node.inputs[0].dtype)
+        return wide(self.node.inputs[0].dtype)
 
     @property
     def dtypes(self) -> tuple[DType, ...]:
@@ -111,7 +111,7 @@ class Moments:
 
     @property
     def dtypes(self) -> tuple[DType, ...]:
-        return (_wide(self.node.inputs[0].dtype),) * 4
+        return (wide(self.node.inputs[0].dtype),) * 4
 
     def identity(self) -> Parts:
         return [constant(self.nest, dtype, 0) for dtype in self.dtypes]
@@ -151,7 +151,7 @@ class _Position:
 
     @property
     def dtypes(self) -> tuple[DType, ...]:
-        return (_wide(self.node.inputs[0].dtype), i32)
+        return (wide(self.node.inputs[0].dtype), i32)
 
     def identity(self) -> Parts:
         dtype = self.dtypes[0]

@@ -157,11 +157,15 @@ def view(
 
     With a `dtype`, their bytes are seen as elements of that type.
     """
-    dtype = dtype or dtype_of(array)
+    seen = buffer(f"{array.name}_view", shape, dtype or dtype_of(array))
+    return seq(lay(seen, array), body(seen))
+
+
+def lay(seen: Buffer, array: Buffer) -> Stmt:
+    """Declare that a buffer, which bodies may be made with before, lies where `array` does."""
     address = tirx.address_of(array[(0,) * len(shape_of(array))])
-    seen = buffer(f"{array.name}_view", shape, dtype)
-    data = tirx.reinterpret(PointerType(PrimType(dtype)), address)
-    return seq(tirx.DeclBuffer(seen, data=data), body(seen))
+    data = tirx.reinterpret(PointerType(PrimType(dtype_of(seen))), address)
+    return tirx.DeclBuffer(seen, data=data)
 
 
 def address(array: Buffer) -> Expr:
@@ -225,20 +229,25 @@ def vectorized(extent: int, body: Body, name: str = "lane") -> Stmt:
     return seq(*arrays, loop)
 
 
-class _Lanes(threading.local):
-    """The vectorized loops that are being made in this thread."""
+class _Open(threading.local):
+    """The loops of one kind whose bodies are being made in this thread: variable and extent."""
 
     def __init__(self) -> None:
-        self.open: list[tuple[Expr, int]] = []
+        self._loops: list[tuple[Index, int]] = []
 
-    def append(self, lane: tuple[Expr, int]) -> None:
-        self.open.append(lane)
+    def append(self, loop: tuple[Index, int]) -> None:
+        self._loops.append(loop)
 
     def pop(self) -> None:
-        self.open.pop()
+        self._loops.pop()
+
+    @property
+    def last(self) -> tuple[Index, int] | None:
+        """The innermost one."""
+        return self._loops[-1] if self._loops else None
 
 
-_LANES = _Lanes()
+_LANES = _Open()
 
 
 def lane() -> tuple[Index, int]:
@@ -246,12 +255,31 @@ def lane() -> tuple[Index, int]:
 
     A body that needs an array for intermediate values gives it one element for each lane.
     """
-    return _LANES.open[-1] if _LANES.open else (0, 1)
+    return _LANES.last or (0, 1)
 
 
 def parallel(extent: int, body: Body, name: str = "task") -> Stmt:
     """Split the iterations over the thread pool, in contiguous runs; do not nest."""
-    return _loop(ForKind.PARALLEL, extent, body, name)
+
+    def inside(number: Index) -> Stmt:
+        _TASKS.append((number, extent))
+        try:
+            return body(number)
+        finally:
+            _TASKS.pop()
+
+    return _loop(ForKind.PARALLEL, extent, inside, name)
+
+
+_TASKS = _Open()
+
+
+def task() -> tuple[Index, int]:
+    """Return number and count of the tasks whose body is being made; (0, 1) outside of `parallel`.
+
+    What a body adds up in memory goes to a place of its task's own.
+    """
+    return _TASKS.last or (0, 1)
 
 
 def nest(extents: Sequence[Index], body: Callable[[tuple[Index, ...]], Stmt]) -> Stmt:

@@ -76,14 +76,21 @@ class MomentReducer(Reducer):
             self.know(each.node, at, self._sum(each, at, parts))
 
     def _sum(self, each: Centered, at: At, parts: Parts) -> Element:
-        """The sum over deviations from the number that the kernel takes for the mean."""
-        count, shift, total, squares = parts
         indices = ix.delinearize(self.space.kept(at), each.mean.shape)
-        mean = self.space.evaluator.element(each.mean, indices).plain(total.dtype) - shift
-        if not each.is_square:
-            return (total - count * mean).plain()
-        off = mean - total / count
-        return (squares + (count * off).plain() * off).plain()
+        return from_mean(each, self.space.evaluator.element(each.mean, indices), parts)
+
+
+def from_mean(each: Centered, mean: Element, parts: Parts) -> Element:
+    """The sum over deviations from the number that a kernel takes for the mean.
+
+    `parts` are those of `Moments`.
+    """
+    count, shift, total, squares = parts
+    mean = mean.plain(total.dtype) - shift
+    if not each.is_square:
+        return (total - count * mean).plain()
+    off = mean - total / count
+    return (squares + (count * off).plain() * off).plain()
 
 
 class MomentColumns(Columns):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ...ir.errors import LoweringError
@@ -16,10 +17,12 @@ from .emit import Buffer, Expr, Index, Stmt
 from .evaluator import Evaluator
 from .math import given, store
 from .nest import Nest
+from .reducer import reductions_of
 from .schedules import conv, conv_kernel_grad, matmul, max_pool_grad, window
 from .schedules.conv import Geometry
 from .schedules.tile import Store
 from .schedules.window import Windows
+from .sums import Pixel, Sums
 from .target import Machine
 
 _INLINE_COST = 8  # operations of an epilogue that are written out where they are used
@@ -54,19 +57,34 @@ def rooted(body: Graph, root: Node, buffers: Mapping[Value, Buffer], machine: Ma
     operands = [buffers[v] for v in root.inputs]
     if root.op.kind == "contraction" and root.inputs[0].dtype == bf16:
         bfloat.warn_if_emulated(machine)
-    epilogue = _Epilogue(body, root, buffers, machine)
-    return template(root, operands, {"machine": machine, "epilogue": epilogue})
+    sums = None
+    if reductions_of(body):
+        sums = Sums(body, root, buffers, machine, _pixel(root, operands, machine))
+    epilogue = _Epilogue(body, root, buffers, machine, sums)
+    loops = template(root, operands, {"machine": machine, "epilogue": epilogue})
+    return loops if sums is None else sums.around(loops)
+
+
+def _pixel(root: Node, operands: list[Buffer], machine: Machine) -> Pixel | None:
+    """How single pixels of a root's output are computed, if it is a convolution's."""
+    if root.op.name != "conv":
+        return None
+    x, w = operands
+    return partial(conv.pixel, x, w, _geometry(root), machine)
 
 
 class _Epilogue:
     """What is stored of each element of the root's output."""
 
     def __init__(
-        self, body: Graph, root: Node, buffers: Mapping[Value, Buffer], machine: Machine
-    ) -> None:
-        self.body, self.root, self.buffers = body, root, buffers
+        self, body: Graph, root: Node, buffers: Mapping[Value, Buffer], machine: Machine,
+        sums: Sums | None = None,
+    ) -> None:  # fmt: skip
+        self.body, self.root, self.buffers, self.sums = body, root, buffers, sums
         self.narrows = bfloat.narrows(machine)
-        rest = [n for n in body.nodes if n is not root]
+        size = root.output.type.size
+        self.outputs = tuple(v for v in dict.fromkeys(body.outputs) if v.type.size == size)
+        rest = [n for n in body.nodes if n is not root and (not sums or n.output.type.size == size)]
         self.inline = sum(map(cost, rest)) <= _INLINE_COST
 
     def __call__(self, indices: tuple[Index, ...], value: Expr) -> list[Store] | Stmt:
@@ -76,6 +94,19 @@ class _Epilogue:
         """The same for ``indices = (pixel, channel)``, the axes before the last being one."""
         *pixels, channels = map(int, self.root.output.shape)
         return self._stores(indices, (math.prod(pixels), channels), value)
+
+    def places(self, indices: tuple[Index, ...]) -> list[Expr]:
+        """The elements that are read and written with one of the root's, for who fetches them.
+
+        `indices` are those of the root's output, or pixel and channel.
+        """
+        flat = indices[0]
+        for index, extent in zip(indices[1:], self.root.output.shape[1 - len(indices) :], strict=True):
+            flat = flat * int(extent) + index
+        size, operands = self.root.output.type.size, set(map(id, self.root.inputs))
+        values = dict.fromkeys((*self.body.inputs, *self.body.outputs))
+        full = (v for v in values if v.type.size == size and id(v) not in operands)
+        return [self.buffers[v][flat] for v in full]
 
     def _stores(
         self, indices: tuple[Index, ...], shape: tuple[int, ...], value: Expr
@@ -89,18 +120,18 @@ class _Epilogue:
         element = given(nest, value, output.dtype)
         evaluator = Evaluator(nest, self.buffers, {output: lambda _: element})
         flat = ix.linearize(at, shape)
-        outputs = tuple(dict.fromkeys(self.body.outputs))
-        results = evaluator.elements([(v, ix.delinearize(flat, v.shape)) for v in outputs])
+        results = evaluator.elements([(v, ix.delinearize(flat, v.shape)) for v in self.outputs])
+        added = self.sums.stores(nest, evaluator, flat, at[-1]) if self.sums else []
         if nest.needs_memory:
             self.inline = False
             return self._stores(indices, shape, value)
         stores = [
             store(self.buffers[v], flat.expression(), result.expr, v.dtype)
-            for v, result in zip(outputs, results, strict=True)
+            for v, result in zip(self.outputs, results, strict=True)
         ]
         if self.inline:
-            return [(s.buffer, list(s.indices), s.value) for s in stores]
-        nest.emit(*stores)
+            return [*((s.buffer, list(s.indices), s.value) for s in stores), *added]
+        nest.emit(*stores, *(emit.store(*each) for each in added))
         return nest.finish()
 
 

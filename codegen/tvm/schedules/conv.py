@@ -27,7 +27,7 @@ from .correlation import Correlation, Place, correlate
 from .depthwise import depthwise
 from .matmul import matmul
 from .staging import Images, Ints
-from .tile import Epilogue, Store, accumulator, flattened, store_to
+from .tile import Epilogue, Store, accumulator, cast, flattened, store_to
 from .winograd import winograd
 from .winograd_cost import divide
 
@@ -370,6 +370,68 @@ def extent(sizes: Ints, base: Ints, stride: Ints, taps: Ints, dilation: Ints) ->
     return tuple(
         b + (n - 1) * s + (max(k, 1) - 1) * d + 1
         for n, b, s, k, d in zip(sizes, base, stride, taps, dilation, strict=True)
+    )
+
+
+def pixel(
+    x: Buffer,
+    w: Buffer,
+    geometry: Geometry,
+    machine: Machine,
+    place: tuple[Index, *Ints],
+    keep: Callable[[Index, Expr], Stmt],
+) -> Stmt:
+    """Emit one pixel of a convolution by its definition, for who must know it before all others.
+
+    Parameters
+    ----------
+    x, w, geometry, machine
+        As in `conv`, without input dilation.
+    place : tuple
+        Image, which may be computed, and position.
+    keep : callable
+        ``keep(channel, value)`` stores a result, of the dtype of the sums.
+    """
+    *taps, channels, total = emit.shape_of(w)
+    n, *position = place
+    g, spatial, dtype = geometry, emit.shape_of(x)[1:-1], accumulator(x, w)
+    starts = [i * s - low for i, s, (low, _) in zip(position, g.strides, g.padding, strict=True)]
+    axes = list(zip(starts, g.kernel_dilation, spatial, taps, strict=True))
+    first = [max(0, -(start // d)) for start, d, _, _ in axes]
+    last = [min(count, -(-(size - start) // d)) for start, d, size, count in axes]
+    outputs = total // g.groups
+
+    def vector(begin: Index, width: int) -> Stmt:
+        def body(sums: Buffer) -> Stmt:
+            def term(at: Place) -> Stmt:
+                tap = tuple(low + t for low, t in zip(first, at[:-1], strict=True))
+                seen = tuple(start + t * d for (start, d, _, _), t in zip(axes, tap, strict=True))
+
+                def add(lane: Index) -> Stmt:
+                    group = (begin + lane) // outputs if g.groups > 1 else 0
+                    value = cast(x[(n, *seen, group * channels + at[-1])], dtype)
+                    weight = cast(w[(*tap, at[-1], begin + lane)], dtype)
+                    return emit.store(sums, (lane,), sums[lane] + value * weight)
+
+                return emit.vectorized(width, add)
+
+            def begins(lane: Index) -> Stmt:
+                return emit.store(sums, (lane,), emit.constant(0, dtype))
+
+            counts = [max(0, stop - start) for start, stop in zip(first, last, strict=True)]
+            return emit.seq(
+                emit.vectorized(width, begins),
+                emit.nest((*counts, channels), term),
+                emit.vectorized(width, lambda lane: keep(begin + lane, sums[lane])),
+            )
+
+        return emit.local("pixel", (width,), dtype, body)
+
+    lanes = machine.lanes(dtype)
+    whole, rest = divmod(total, lanes)
+    return emit.seq(
+        emit.serial(whole, lambda i: vector(i * lanes, lanes), "vector"),
+        vector(whole * lanes, rest) if rest else None,
     )
 
 

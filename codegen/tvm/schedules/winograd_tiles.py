@@ -16,6 +16,10 @@ from .tile import Tile
 Place = tuple[Index, ...]
 Load = Callable[[Index, Index, Index], Expr]
 
+_AHEAD = 2  # tiles: by a tenth faster for 128 images of 32 x 32 x 16
+_LINE = 16  # elements of a line of the cache
+_FAR_BYTES = 2 << 20
+
 SQUARE = POINTS * POINTS
 """Matrices that the squares of elements are transformed to."""
 
@@ -156,6 +160,15 @@ class Squares:
         return self.pixel != self.channels or 4 * inside <= math.prod(self.tiles.grid)
 
     @property
+    def are_scattered(self) -> bool:
+        """Whether squares are a line or two of the cache here and there, of images from far away.
+
+        The hardware fetches longer runs by itself; with 64 channels doing so takes 3 % longer.
+        """
+        far = 4 * math.prod(emit.shape_of(self.source)) >= _FAR_BYTES
+        return far and self.channels <= 2 * _LINE
+
+    @property
     def pitch(self) -> int:
         """Elements of a row of the matrices."""
         return pitch(self.channels, self.lanes)
@@ -234,9 +247,23 @@ class Room:
             def vectors(load: Load) -> Stmt:
                 return emit.serial(squares.pixel // lanes, lambda at: vector(at, load), "vector")
 
-            return self._read(task, first + number, vectors)
+            ahead = self._fetch(first + number + _AHEAD) if squares.are_scattered else None
+            return emit.seq(ahead, self._read(task, first + number, vectors))
 
         return emit.serial(count, tile, "tile")
+
+    def _fetch(self, tile: Index) -> Stmt:
+        """Fetch the columns of a tile's square that the tile before has not seen."""
+        squares = self.squares
+        n, *start = squares.tiles.place(tile)
+        row, column = (at + offset for at, offset in zip(start, squares.offset, strict=True))
+        unseen = column + squares.side - RESULTS
+
+        def line(at: Place) -> Stmt:
+            i, j, part = at
+            return emit.prefetch(squares.source[n, row + i, unseen + j, part * _LINE])
+
+        return emit.nest((squares.side, RESULTS, -(-squares.channels // _LINE)), line)
 
     def _read(self, task: Index, tile: Index, body: Callable[[Load], Stmt]) -> Stmt:
         """Give `body` the square under a tile: where it lies, or from the patch."""
