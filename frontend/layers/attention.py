@@ -182,7 +182,7 @@ class _HeadedAttention(Layer):
         scoring, combining = self._equations
         if self._repeats > 1:
             key, value = (ops.repeat(x, self._repeats, axis=-2) for x in (key, value))
-        scores = ops.einsum(scoring, key, ops.multiply(query, self._scale))
+        scores = ops.einsum(scoring, ops.multiply(query, self._scale), key)
         mask = None if seen is None else self._each_head(seen, scores.ndim)
         scores = self._softmax(scores, mask=mask)
         kept = self._dropout_layer(scores, training=training) if self.dropout else scores
@@ -527,7 +527,7 @@ def _attention_axes(layer: Layer, given: Any) -> tuple[int, ...] | None:
 
 
 def attention_equations(rank: int, axes: Sequence[int]) -> tuple[str, str]:
-    """The summations for scores (of key and query) and for what is found (of scores and value).
+    """The summations for scores (of query and key) and for what is found (of scores and value).
 
     Queries are `(batch, ..., heads, depth)` of that rank, looked along `axes`.
     """
@@ -537,4 +537,4 @@ def attention_equations(rank: int, axes: Sequence[int]) -> tuple[str, str]:
     others = [i for i in range(rank - 1) if i not in axes]
     scores = "".join([*(query[i] for i in others), *(query[a] for a in axes),
                       *(source[a] for a in axes)])  # fmt: skip
-    return f"{source},{query}->{scores}", f"{scores},{source}->{query}"
+    return f"{query},{source}->{scores}", f"{scores},{source}->{query}"
