@@ -250,6 +250,16 @@ class Node:
         types = op.infer(*(v.type for v in self.inputs), **self.attrs)
         self.outputs = tuple(Value(t, self, i) for i, t in enumerate(types))
 
+    def reading(self, inputs: tuple[Value, ...]) -> Node:
+        """The same on other values; where their types are the same, so are those of the outputs."""
+        if any(v.type != w.type for v, w in zip(inputs, self.inputs, strict=True)):
+            return Node(self.op, inputs, self.attrs, self.source)
+        node = object.__new__(Node)
+        node.op, node.attrs, node.source = self.op, self.attrs, self.source
+        node.inputs = inputs
+        node.outputs = tuple(Value(v.type, node, i) for i, v in enumerate(self.outputs))
+        return node
+
     @property
     def output(self) -> Value:
         """The only output."""
@@ -404,7 +414,7 @@ class Graph:
                 with builder.at(node.source):
                     outputs = visit(node, inputs)
                     if outputs is None and not same(inputs, node.inputs):
-                        outputs = builder.emit(node.op, inputs, node.attrs)
+                        outputs = node.reading(inputs).outputs
                 if outputs is not None:
                     replaced.update(zip(node.outputs, outputs, strict=True))
 

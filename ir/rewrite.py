@@ -245,7 +245,7 @@ class Rewriter:
 
         def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
             changed = any(v is not w for v, w in zip(inputs, node.inputs, strict=True))
-            now = Node(node.op, inputs, node.attrs, node.source) if changed else node
+            now = node.reading(inputs) if changed else node
             outputs = self._first_fit(sweep, node, now)
             for _ in range(SWEEPS):  # a rule's result may be what the next one looks for
                 if outputs is now.outputs or len(outputs) > 1 or not sweep.is_new(outputs[0]):

@@ -30,7 +30,7 @@ class Cse:
 
         def visit(node: Node, inputs: tuple[Value, ...]) -> Sequence[Value] | None:
             changed = any(v is not w for v, w in zip(inputs, node.inputs, strict=True))
-            new = Node(node.op, inputs, node.attrs, node.source) if changed else node
+            new = node.reading(inputs) if changed else node
             first = new.outputs if budget.is_spent else known.setdefault(key_of(new), new.outputs)
             if first is not new.outputs:
                 budget.spend("cse", node, first)
