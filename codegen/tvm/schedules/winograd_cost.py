@@ -8,6 +8,7 @@ a square of elements     200  36 loads, 144 operations, 36 stores to the second-
 its copy to a patch      400  where channels do not fill vectors; those at borders are in the 200
 a tile of results        150  36 loads, 120 operations, 16 stores and the epilogue
 nine weights             300  read, transformed and written
+nine that stay           100  what they were transformed to is read (see `kept`)
 their cotangents         150  36 sums read and transformed
 a byte                   1/8  read or written beyond the second-level cache
 ====================  ======  ===================================================================
@@ -24,12 +25,14 @@ from dataclasses import dataclass, replace
 from ....ir.settings import current_settings
 from .. import emit
 from ..emit import Buffer, Index
+from ..kept import is_steady
 from ..target import Machine
 from .correlation import Correlation, Place
 from .minimal import RESULTS, TAPS
 from .winograd_tiles import SQUARE, grid_of
 
-_SQUARE, _COPY, _RESULTS, _WEIGHTS, _COTANGENTS = 200, 400, 150, 300, 150
+_SQUARE, _COPY, _RESULTS = 200, 400, 150
+_WEIGHTS, _KEPT, _COTANGENTS = 300, 100, 150
 _PRODUCT, _DIRECT = 1 / 0.85, 1 / 0.9
 _BYTE = 1 / 8
 _TILES = 48  # of a block, for which large weights are read once
@@ -47,7 +50,8 @@ def divide(problem: Correlation) -> list[tuple[Correlation, bool]]:
     if not _fits(problem) or not _size_of(problem).may_be_filtered:
         return whole
     size = _size_of(problem)
-    estimate = size.filtered(problem.machine, _WEIGHTS, moved=True)
+    weights = _KEPT if is_steady(problem.kernel) else _WEIGHTS
+    estimate = size.filtered(problem.machine, weights, moved=True)
     if estimate < _MARGIN * size.plain(problem.machine):
         whole = [(problem, True)]
     else:
@@ -63,7 +67,7 @@ def divide(problem: Correlation) -> list[tuple[Correlation, bool]]:
     ]
     strips = [strip for strip in strips if math.prod(strip.sizes)]
     sizes = [_size_of(part) for part in (main, *strips)]
-    cut = sizes[0].filtered(problem.machine, _WEIGHTS, moved=True)
+    cut = sizes[0].filtered(problem.machine, weights, moved=True)
     cut += _STRIP * sum(size.plain(problem.machine) for size in sizes[1:])
     if cut < _MARGIN * estimate:
         return [(main, True), *((strip, False) for strip in strips)]
