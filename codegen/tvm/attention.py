@@ -79,6 +79,19 @@ class _Array:
 
 
 @dataclass(frozen=True)
+class _Walk:
+    """A factor of a product: where it begins, and steps to the next tile and the next term."""
+
+    buffer: Buffer
+    start: Expr
+    tile: int
+    along: int
+
+    def at(self, tile: emit.Index) -> Expr:
+        return self.start + tile * self.tile
+
+
+@dataclass(frozen=True)
 class _Shape:
     """A register tile, and how many of them cover a matrix."""
 
@@ -360,13 +373,14 @@ class _Attention:
         a, b = self.copies[left, True], self.panels[right]
         shape = self._shape(self.block, self.columns)
         width = shape.vectors * self.lanes
-        first, start = a.row(self.task).expression(), b.row(self.task).expression()
+        rows, columns = a.row(self.task).expression(), b.row(self.task).expression()
         self._tiles(
             shape,
             self.score_arrays[node.output],
             left.depth,
-            lambda i, k: a.buffer[first + i * a.stride + k],
-            lambda panel, k: (b.buffer, start + panel * (width * b.stride) + k * width),
+            _Walk(a.buffer, rows, shape.height * a.stride, 1),
+            _Walk(b.buffer, columns, width * b.stride, width),
+            a.stride,
         )
 
     def _multiply_result(self, result: Result, count: Expr | int) -> None:
@@ -382,8 +396,9 @@ class _Attention:
             shape,
             self.sums[result.node],
             self.columns if result.by_rows else count,
-            lambda i, k: weights.buffer[first + i * down + k * along],
-            lambda panel, k: (right.buffer, start + panel * width + k * right.stride),
+            _Walk(weights.buffer, first, shape.height * down, along),
+            _Walk(right.buffer, start, width, right.stride),
+            down,
             adds=not result.by_rows and self.blocks > 1,
         )
 
@@ -392,40 +407,49 @@ class _Attention:
         shape: _Shape,
         sums: _Array,
         terms: Expr | int,
-        left: Callable[[Expr | int, Expr | int], Expr],
-        right: Callable[[Expr | int, Expr | int], tuple[Buffer, Expr]],
+        left: _Walk,
+        right: _Walk,
+        down: int,
         adds: bool = False,
     ) -> None:
-        """A product, in register tiles, to an array that has room for whole ones."""
+        """A product, in register tiles, to an array that has room for whole ones.
+
+        Each address is a variable and a number, which is what processors add for nothing; `down`
+        lies between two rows of the left factor.
+        """
         tile = Tile(shape.height, shape.vectors, self.lanes, self.dtype)
         base = sums.row(self.task).expression()
 
         def one(panel: emit.Index, number: emit.Index) -> Stmt:
-            first = number * shape.height
+            place = base + number * (shape.height * sums.stride) + panel * tile.columns
+            return _bound(product, left.at(number), right.at(panel), place)
 
-            def place(row: int, vector: int) -> Expr:
-                column = panel * tile.columns + vector * self.lanes
-                return self._ramp(base + (first + row) * sums.stride + column)
+        def product(rows: Expr, columns: Expr, place: Expr) -> Stmt:
+            def at(row: int, vector: int) -> Expr:
+                return self._ramp(place + (row * sums.stride + vector * self.lanes))
 
             def loops(step: Callable[..., Stmt]) -> Stmt:
-                def term(k: emit.Index) -> Stmt:
-                    buffer, start = right(panel, k)
+                def term(row: Expr, column: Expr) -> Stmt:
                     return step(
-                        lambda row: left(first + row, k),
-                        lambda vector: buffer[self._ramp(start + vector * self.lanes)],
+                        lambda i: left.buffer[row + i * down],
+                        lambda vector: right.buffer[self._ramp(column + vector * self.lanes)],
                     )
 
-                return emit.serial(terms, term, "k")
+                return emit.serial(
+                    terms,
+                    lambda k: _bound(term, rows + k * left.along, columns + k * right.along),
+                    "k",
+                )
 
             def write(found: Buffer, row: int, vector: int) -> Stmt:
                 value = tile.vector(found, row, vector)
-                return tirx.BufferStore(sums.buffer, value, [place(row, vector)])
+                return tirx.BufferStore(sums.buffer, value, [at(row, vector)])
 
             def finish(found: Buffer) -> Stmt:
                 return tile.each(lambda row, vector: write(found, row, vector))
 
             def begin(row: int, vector: int) -> Expr:
-                return sums.buffer[place(row, vector)]
+                return sums.buffer[at(row, vector)]
 
             return tile.reduce(loops, finish, begin if adds else None)
 
@@ -487,6 +511,17 @@ class _Attention:
             self.nest.emit(store(self.buffers[target], flat, value.expr, target.dtype))
 
         self.nest.strips(result.operand.depth, self.lanes, element)
+
+
+def _bound(body: Callable[..., Stmt], *values: Expr) -> Stmt:
+    """Run `body` with values that are computed once."""
+    names: list[Expr] = []
+    binds: list[Stmt] = []
+    for value in values:
+        name = tirx.Var("place", value.ty)
+        names.append(name)
+        binds.append(tirx.Bind(name, value))
+    return emit.seq(*binds, body(*names))
 
 
 def _expr(value: Expr | int) -> Expr:
