@@ -32,7 +32,7 @@ from tvm.tirx import ForKind
 from ...ir.errors import LoweringError
 from ..native.host import host_cores
 from ..native.program import NativeCode, NativeProgram, load
-from .emit import ALIASED, PLAIN, PrimFunc, Stmt
+from .emit import ALIASED, PARALLEL, PLAIN, PrimFunc, Stmt
 from .entry import Call, Statement, bases_in, calls_in, lower_entry
 from .llvm_passes import leave_out_passes
 from .target import Target
@@ -260,6 +260,11 @@ class _Entry(_Piece):
 
 
 def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target) -> tvm.IRModule:
+    """Kernels as LLVM takes them.
+
+    What LLVM does itself is left to it (common subexpressions, code without effect); indices have
+    32 bits from the start, and nothing is left to unroll.
+    """
     plain, rich = {}, {}
     for name, function in functions.items():
         (plain if function.attrs[PLAIN] else rich)[name] = _raw(name, function)
@@ -268,19 +273,19 @@ def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target)
     passes = [
         t.BindTarget(target),
         t.FlattenBuffer(),
-        t.NarrowDataType(32),
         t.VectorizeLoop(True),
         t.StorageRewrite(),
-        t.UnrollLoop(),
         t.StmtSimplify(),
-        t.RemoveNoOp(),
-        t.CommonSubexprElim(),
         t.LowerIntrin(),
     ]
     with target:
         module = tvm.ir.transform.Sequential(passes)(tvm.IRModule(rich))
         module.update(tvm.ir.transform.Sequential(simple)(tvm.IRModule(plain)))
-        return tvm.IRModule({name: _with_extents(f) for name, f in module.functions.items()})
+    lowered = {variable.name_hint: function for variable, function in module.functions.items()}
+    for name, function in functions.items():
+        if function.attrs[PARALLEL]:
+            lowered[name] = _with_extents(lowered[name])
+    return tvm.IRModule(lowered)
 
 
 def _with_extents(function: PrimFunc) -> PrimFunc:

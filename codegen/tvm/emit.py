@@ -18,6 +18,8 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
 
 import tvm
 import tvm_ffi
@@ -43,7 +45,18 @@ NOTHING: Stmt = tirx.Evaluate(tirx.IntImm("int32", 0))
 
 def buffer(name: str, shape: Sequence[int], dtype: str = "float32") -> Buffer:
     """Declare a buffer in memory, for a parameter of a kernel: row-major, aligned to 64 bytes."""
-    return tirx.decl_buffer(tuple(shape), dtype, name=name, data_alignment=ALIGNMENT)
+    return tirx.Var(name, _array_type(tuple(shape), dtype, ""))
+
+
+def stack_array(name: str, shape: Sequence[int], dtype: str) -> Buffer:
+    """Name a small array on the stack, for an `AllocBuffer`; see `local`."""
+    return tirx.Var(name, _array_type(tuple(shape), dtype, "local"))
+
+
+@cache
+def _array_type(shape: tuple[int, ...], dtype: str, scope: str) -> Any:
+    """The type of a buffer, which takes TVM four times as long to make as a variable of it."""
+    return tirx.decl_buffer(shape, dtype, scope=scope, data_alignment=ALIGNMENT).ty
 
 
 def shape_of(buffer: Buffer) -> tuple[int, ...]:
@@ -97,11 +110,13 @@ def seq(*statements: Stmt | Iterable[Stmt] | None) -> Stmt:
     """Run statements in order; None and statements that do nothing are left out."""
     flat: list[Stmt] = []
     for statement in statements:
-        if isinstance(statement, tirx.SeqStmt):
+        if statement is None:
+            continue
+        if type(statement) is tirx.SeqStmt:  # `isinstance` is slow for classes of TVM
             flat.extend(statement.seq)
         elif isinstance(statement, tirx.Stmt):
             flat.append(statement)
-        elif statement is not None:
+        else:
             flat.append(seq(*statement))
     flat = [statement for statement in flat if not is_nothing(statement)]
     if not flat:
@@ -111,7 +126,7 @@ def seq(*statements: Stmt | Iterable[Stmt] | None) -> Stmt:
 
 def is_nothing(statement: Stmt) -> bool:
     """Return whether a statement has no effect."""
-    return isinstance(statement, tirx.Evaluate) and isinstance(statement.value, tirx.IntImm)
+    return type(statement) is tirx.Evaluate and isinstance(statement.value, tirx.IntImm)
 
 
 def when(condition: Expr | bool, then: Stmt, otherwise: Stmt | None = None) -> Stmt:
@@ -138,9 +153,7 @@ def let(value: Expr | int, body: Body, name: str = "value") -> Stmt:
 
 def local(name: str, shape: Sequence[int], dtype: str, body: Callable[[Buffer], Stmt]) -> Stmt:
     """Declare a small array on the stack, in registers where every index is a constant."""
-    array = tirx.decl_buffer(
-        tuple(shape), dtype, name=name, scope="local", data_alignment=ALIGNMENT
-    )
+    array = stack_array(name, shape, dtype)
     return seq(tirx.AllocBuffer(array), body(array))
 
 
@@ -471,21 +484,26 @@ class _Hoist:
         self.workspace = buffer("workspace", (1 << 30,), "uint8")
 
     def __call__(self, statement: Stmt) -> Stmt:
-        if isinstance(statement, tirx.SeqStmt):
-            return tirx.SeqStmt([self(item) for item in statement.seq])
-        if isinstance(statement, tirx.For):
+        """The statement itself if it holds nothing to rewrite, which is much faster."""
+        kind = type(statement)
+        if kind is tirx.SeqStmt:
+            items = list(statement.seq)
+            rewritten = [self(item) for item in items]
+            same = all(a is b for a, b in zip(items, rewritten, strict=True))
+            return statement if same else tirx.SeqStmt(rewritten)
+        if kind is tirx.For:
             return self._for(statement)
-        if isinstance(statement, tirx.AttrStmt):
+        if kind is tirx.AttrStmt:
             node, key, value = statement.node, statement.attr_key, statement.value
             return tirx.AttrStmt(node, key, value, self(statement.body))
-        if isinstance(statement, tirx.IfThenElse):
+        if kind is tirx.IfThenElse:
             otherwise = statement.else_case
             return tirx.IfThenElse(
                 statement.condition,
                 self(statement.then_case),
                 None if otherwise is None else self(otherwise),
             )
-        if isinstance(statement, tirx.AllocBuffer) and statement.buffer.scope() != "local":
+        if kind is tirx.AllocBuffer and statement.buffer.scope() != "local":
             return self._slice(statement.buffer)
         return statement
 
@@ -493,10 +511,12 @@ class _Hoist:
         self.parallel |= loop.kind == ForKind.PARALLEL
         if loop.kind == ForKind.VECTORIZED:
             return loop
-        before = self.bytes
-        body = self(loop.body)
+        before, inside = self.bytes, loop.body
+        body = self(inside)
         if loop.kind == ForKind.PARALLEL and self.bytes != before:
             raise AssertionError("scratch array inside a parallel loop: tasks would share it")
+        if body is inside:
+            return loop
         return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
 
     def _slice(self, array: Buffer) -> Stmt:

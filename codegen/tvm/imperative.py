@@ -23,7 +23,18 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx import ForKind
 
-from .emit import ALIGNMENT, NOTHING, Buffer, Expr, Index, Stmt, dtype_of, is_nothing, seq
+from .emit import (
+    ALIGNMENT,
+    NOTHING,
+    Buffer,
+    Expr,
+    Index,
+    Stmt,
+    dtype_of,
+    is_nothing,
+    seq,
+    stack_array,
+)
 from .nest import Nest
 
 INDEX = "int32"
@@ -167,7 +178,7 @@ class Code:
         return held
 
     def _local(self, dtype: str, size: int) -> Array:
-        buffer = tirx.decl_buffer((size,), dtype, "n", scope="local", data_alignment=ALIGNMENT)
+        buffer = stack_array("n", (size,), dtype)
         self.emit(tirx.AllocBuffer(buffer))
         return Array(self, buffer)
 

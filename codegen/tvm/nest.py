@@ -17,7 +17,7 @@ from tvm.ir import TensorLoad
 from tvm.tirx import ForKind
 
 from . import index as ix
-from .emit import ALIGNMENT, Buffer, Expr, Stmt, buffer, is_nothing, seq
+from .emit import Buffer, Expr, Stmt, buffer, is_nothing, seq, stack_array
 from .emit import lane as emit_lane
 from .index import Index
 
@@ -105,9 +105,7 @@ class Nest:
 
     def _through_stack(self, value: Expr, level: int) -> Expr:
         scope = self._scopes[level]
-        array = tirx.decl_buffer(
-            (scope.lanes,), str(value.ty), "t", scope="local", data_alignment=ALIGNMENT
-        )
+        array = stack_array("t", (scope.lanes,), str(value.ty))
         holder = scope if scope.lane is None or level == 0 else self._scopes[level - 1]
         holder.statements.append(tirx.AllocBuffer(array))
         place = [_int(0) if scope.lane is None else scope.lane]
@@ -144,7 +142,7 @@ class Nest:
 
     def local(self, dtype: str, size: int) -> Buffer:
         """A small array on the stack, in registers where every index is a constant."""
-        array = tirx.decl_buffer((size,), dtype, "local", scope="local", data_alignment=ALIGNMENT)
+        array = stack_array("local", (size,), dtype)
         self.emit(tirx.AllocBuffer(array))
         return array
 
