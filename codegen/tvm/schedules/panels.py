@@ -92,9 +92,8 @@ def _read_in_place(product: Product) -> bool:
     it lies and 60 packed with 8 rows, 113 and 94 with 32, 116 and 114 with 512.
 
     Packing a `b` that stays costs nothing, and what does not lie in the second-level cache is read
-    faster from panels, as it comes in long runs: one row times 1024 x 1024 takes 85 and not 115
-    microseconds, 4 rows 99 and not 247 (f32, from the third level); in bf16 40 and not 48, 54 and
-    not 76.
+    faster from panels, as it comes in long runs: 4 rows times 1024 x 1024 take 99 and not 247
+    microseconds (f32, from the third level), in bf16 54 and not 76.
     """
     if product.transpose_b or product.columns < product.lanes:
         return False

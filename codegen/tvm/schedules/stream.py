@@ -7,12 +7,16 @@ the matrix that are taken at a time. Panels of columns, whose sums stay in regis
 matrix instead, from page to page, which nothing fetches ahead: for 4096 x 4096 numbers one row
 takes 2.2 ms here and 4.5 ms there (EPYC 9R14, one core), while from the second-level cache
 panels are as fast.
+
+Where the matrix stays from call to call, panels packed before are as fast for one row and take more
+memory, but faster for more rows: 4 rows times 1024 x 1024 take 122 microseconds, here 224.
 """
 
 from __future__ import annotations
 
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
+from ..kept import is_steady
 from .product import Product
 from .tile import Tile, cast, element_bytes, neighbours, tasks_for
 
@@ -24,7 +28,8 @@ _NARROWEST = 2048  # bytes of a row of the matrix, of each task
 
 def streams(product: Product) -> bool:
     """Whether few rows meet a matrix of long rows that does not stay in the cache."""
-    if product.batch or product.transpose_b or product.paired or product.rows > _FEW:
+    few = 1 if is_steady(product.matrix) else _FEW
+    if product.batch or product.transpose_b or product.paired or product.rows > few:
         return False
     row = product.columns * element_bytes(product.dtypes[1])
     return row >= _NARROWEST and product.terms * row > product.machine.l2
