@@ -262,8 +262,9 @@ class _Entry(_Piece):
 def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target) -> tvm.IRModule:
     """Kernels as LLVM takes them.
 
-    What LLVM does itself is left to it (common subexpressions, code without effect); indices have
-    32 bits from the start, and nothing is left to unroll.
+    Indices have 32 bits from the start, nothing is left to unroll, and what has no effect LLVM
+    removes. It would find common subexpressions too, but multiplies and adds at once elsewhere
+    then: kernels of minimal filtering took 2 % longer.
     """
     plain, rich = {}, {}
     for name, function in functions.items():
@@ -276,6 +277,7 @@ def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target)
         t.VectorizeLoop(True),
         t.StorageRewrite(),
         t.StmtSimplify(),
+        t.CommonSubexprElim(),
         t.LowerIntrin(),
     ]
     with target:
