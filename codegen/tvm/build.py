@@ -35,6 +35,7 @@ from ..native.program import NativeCode, NativeProgram, load
 from .emit import ALIASED, PARALLEL, PLAIN, PrimFunc, Stmt
 from .entry import Call, Statement, bases_in, calls_in, lower_entry
 from .llvm_passes import leave_out_passes
+from .nontemporal import STREAMED, streaming
 from .target import Target
 
 _BATCH = 4  # kernels of an object: enough that what each object takes does not count
@@ -270,11 +271,13 @@ def _lower_kernels(functions: Mapping[str, PrimFunc], target: tvm.target.Target)
     for name, function in functions.items():
         (plain if function.attrs[PLAIN] else rich)[name] = _raw(name, function)
     t = tirx.transform
-    simple = [t.BindTarget(target), t.VectorizeLoop(True)]
+    stream = t.prim_func_pass(lambda function, *_: streaming(function), opt_level=0)
+    simple = [t.BindTarget(target), t.VectorizeLoop(True), stream]
     passes = [
         t.BindTarget(target),
         t.FlattenBuffer(),
         t.VectorizeLoop(True),
+        stream,
         t.StorageRewrite(),
         t.StmtSimplify(),
         t.CommonSubexprElim(),
@@ -337,4 +340,5 @@ def _raw(name: str, function: PrimFunc) -> PrimFunc:
     done = tirx.Return(tirx.IntImm("int32", 0))
     body = tirx.SeqStmt([*views, function.body, done])
     raw = tirx.PrimFunc(pointers, body, PrimType("int32"))
-    return raw.with_attr({"global_symbol": name, "tirx.noalias": not aliased})
+    attributes = {"global_symbol": name, "tirx.noalias": not aliased}
+    return raw.with_attr(attributes | {STREAMED: function.attrs.get(STREAMED, ())})

@@ -36,6 +36,7 @@ from .emit import Buffer, PrimFunc, Stmt
 from .entry import Address, Branch, Copy, Loop, Statement, While, calls_in
 from .kept import Preparation
 from .moments import moments
+from .nontemporal import STREAMED, is_streamed
 from .opaque import opaque
 from .pointwise import flat_buffer, pointwise
 from .reduction import reduction
@@ -469,7 +470,7 @@ def prepared_kernel(
     buffers = dict(zip((*body.inputs, *body.outputs), (*inputs, *outputs), strict=True))
     for j, i in shared or ():  # one buffer, so that all others are known to be disjoint
         buffers[body.outputs[j]] = inputs[i]
-    return kept.make_kernel(
+    function, preparations = kept.make_kernel(
         kernel.name,
         (*inputs, *outputs),
         lambda: _body(kernel, buffers, machine),
@@ -477,6 +478,12 @@ def prepared_kernel(
         aliased=shared is None,
         plain=not is_template,
     )
+    streamed = [
+        len(inputs) + j
+        for j, value in enumerate(body.outputs)
+        if shared is not None and j not in dict(shared) and is_streamed(value.type.nbytes, machine)
+    ]
+    return function.with_attr(STREAMED, streamed), preparations
 
 
 def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> Stmt:

@@ -23,7 +23,7 @@ from .staging import Stage
 from .tile import UNROLLED_EPILOGUE, element_bytes, tasks_for, weight
 
 _PIXELS = 8  # neighbours that are summed at a time
-_STREAMED = 8  # images of so many times the second-level cache come from memory
+_STREAMED = 4  # images of so many times the second-level cache come from memory
 
 Load = Callable[[Index, Place, Index], Expr]
 
@@ -126,6 +126,7 @@ def _row(problem: Correlation, axes: list[Axis], n: Index, first: Index, load: L
                 return _tile(problem, axes, n, outer, (start, count), (channel, width), load)
 
             return emit.seq(
+                _next_row(problem, axes, n, outer, (start, count)),
                 emit.serial(blocks, lambda b: block(b * lanes, lanes), "block"),
                 block(blocks * lanes, rest) if rest else None,
             )
@@ -207,36 +208,38 @@ def _tile(
             return every(lambda i, lane: finish(sums, i, lane))
 
         ranges = [axis.taps_met(p) for axis, p in zip(axes, outer, strict=False)]
-        ahead = _next_row(problem, axes, n, outer, (start, count), channel)
-        return emit.seq(ahead, every(begin), over_ranges(ranges, along), write())
+        return emit.seq(every(begin), over_ranges(ranges, along), write())
 
     return emit.local("sums", (count * lanes,), problem.dtype, body)
 
 
 def _next_row(
-    problem: Correlation,
-    axes: list[Axis],
-    n: Index,
-    outer: Place,
-    pixels: tuple[Index, int],
-    channel: Index,
+    problem: Correlation, axes: list[Axis], n: Index, outer: Place, pixels: tuple[Index, int]
 ) -> Stmt:
-    """Fetch what the tile below sees first, where images come from memory: a tenth faster."""
+    """Fetch what the tile below sees first, as it lies, where images come from memory.
+
+    It comes to the second-level cache: the first one is full of the rows that are seen now.
+    """
     images = problem.images
     nbytes = math.prod(emit.shape_of(images.source)) * element_bytes(images.dtype)
-    if not outer or nbytes < _STREAMED * problem.machine.l2:
+    if len(outer) != 1 or nbytes < _STREAMED * problem.machine.l2:
         return emit.NOTHING
-    start, count = pixels
-    rows = [axes[0].element(outer[0] + 1, axes[0].taps - 1) - i for i in range(axes[0].stride)]
-    middle = [axis.element(p, 0) for axis, p in zip(axes[1:-1], outer[1:], strict=True)]
-    stride = axes[-1].stride
-    return emit.seq(
-        *(
-            emit.prefetch(images.source[(n, row, *middle, start * stride + i, channel)])
-            for row in rows
-            for i in range(count * stride)
-        )
-    )
+    (start, count), stride = pixels, axes[1].stride
+    lanes = problem.machine.lanes(images.dtype)
+
+    def fetch(row: Index) -> Stmt:
+        first = start * stride
+
+        def pixel(i: Index) -> Stmt:
+            def line(b: Index) -> Stmt:
+                return emit.prefetch(images.source[(n, row, first + i, b * lanes)], level=2)
+
+            return emit.serial(-(-problem.groups // lanes), line, "line")
+
+        return emit.serial(count * stride, pixel, "pixel")
+
+    below = axes[0].element(outer[0] + 1, axes[0].taps - 1)
+    return emit.seq(*(fetch(below - i) for i in range(axes[0].stride)))
 
 
 def over_ranges(
