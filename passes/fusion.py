@@ -22,8 +22,8 @@ A merge keeps one of these forms, which are what the native backend has loops fo
   which need no pass of their own (`moments`).
 - *batch*: pointwise computations that share no arrays, of any sizes (`batches`).
 - *contraction or window*: one root that reads stored values, and pointwise nodes over its output
-  shape whose further operands have that shape or are broadcasts; of convolutions also sums over
-  the pixels, and what is computed of them (`sums`).
+  shape whose further operands have that shape or are broadcasts; of convolutions and products also
+  sums over all but the last axis, and what is computed of them (`sums`).
 - *opaque* or *region*: one node.
 """
 

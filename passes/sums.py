@@ -1,12 +1,12 @@
-"""Sums in epilogues: what a convolution may add up of its results while it has them.
+"""Sums in epilogues: what a convolution or a product may add up of its results while it has them.
 
     %c = conv(%x, %w)                          conv_reduce_sum:
     %s = reduce_sum[axes=(0, 1, 2)](%c)   ->     one pass over %c, which stores %c and leaves %s
     %m = mul(%s, 1/n)                            and %m behind it
 
-The sums go over all axes but the last, so each channel has one: the statistics of a batch, and the
-two sums of a gradient that those of its parameters need. What they sum up is pointwise over the
-convolution's result. Whatever is computed of the sums has one element for each channel.
+The sums go over all axes but the last, so each channel has one: the statistics of a batch, the two
+sums of a gradient that those of its parameters need, and the gradient of a bias. What they sum up
+is pointwise over the root's result; whatever is computed of the sums has one element a channel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .moments import centered
 from .outline import VIEWS, members
 from .rows import Rows, agree, rows_of
 
-SUMMING = frozenset({"conv", "conv_input_grad"})
+SUMMING = frozenset({"conv", "conv_input_grad", "matmul"})
 """Roots whose templates run vectors along the last axis and make each result once."""
 LEAST_BYTES = 1 << 18
 """Of the root's output: a pass over less is over soon."""
@@ -32,21 +32,24 @@ _INSIDE = frozenset({"broadcast", "constant", "reduce_sum"}) | VIEWS
 def summed(root: Node) -> bool:
     """Whether a root's template may have sums in its epilogue."""
     output = root.output
-    if root.op.name not in SUMMING or output.ndim < 3 or not output.dtype.is_float:
+    if root.op.name not in SUMMING or not output.dtype.is_float:
         return False
     if output.type.nbytes < LEAST_BYTES:
         return False
     # a gradient of single pixels is a product whose columns are whole images
-    return root.op.name == "conv" or any(int(d) > 1 for d in root.inputs[0].shape[1:-1])
+    is_image = root.op.name == "conv_input_grad"
+    return not is_image or any(int(d) > 1 for d in root.inputs[0].shape[1:-1])
 
 
 def in_order(root: Node) -> bool:
     """Whether results come in the order of memory, so that a further array is read at full speed.
 
-    Convolutions of several taps leave a few rows of a few pixels at a time. A pass of its own
-    over what such small pieces are read of is faster: with the sums of all its gradients in
-    epilogues a step of ResNet-20 took 4 % longer.
+    Convolutions of several taps leave a few rows of a few pixels at a time, products a part of
+    some rows. A pass of its own over what such small pieces are read of is faster: with the sums
+    of all its gradients in epilogues a step of ResNet-20 took 4 % longer.
     """
+    if root.op.name == "matmul":
+        return False
     *taps, channels, _ = map(int, root.inputs[1].shape)
     return math.prod(taps) == 1 or (channels == 1 and root.attrs["groups"] > 1)
 

@@ -131,6 +131,42 @@ def test_sums_of_gradients(case):
     check_graph(graph, arrays_for(graph), factor=40)
 
 
+def product(a, b, transpose_a=False, transpose_b=False) -> Graph:
+    """A masked product, as a gradient through an activation, and its sums: that of a bias."""
+    with Builder("product") as builder:
+        operands = builder.input("a", a), builder.input("b", b)
+        y = get("matmul")(*operands, transpose_a=transpose_a, transpose_b=transpose_b)
+        y = y * builder.input("mask", y.type)
+        total = sugar.reduce("reduce_sum", y, tuple(range(y.ndim - 1)))
+        old = builder.variable("bias", total.type)
+        return builder.finish({"y": y, "total": total}, [(old, old - total)])
+
+
+PRODUCTS = {
+    "tails": (f32(70, 33), f32(33, 50)),
+    "rows of a kernel": (f32(70, 33), f32(50, 33), False, True),
+    "columns of an image": (f32(33, 70), f32(33, 50), True, False),
+    "batches": (f32(3, 20, 16), f32(3, 16, 24)),
+    "few columns": (f32(300, 64), f32(3, 64), False, True),
+    "few rows": (f32(2, 64), f32(300, 64), False, True),
+    "a long sum": (f32(9001, 40), f32(9001, 24), True, False),
+    "a long sum of few": (f32(20, 30_000), f32(30_000, 40)),
+    "many rows": (f32(9000, 40), f32(40, 72)),
+    "nothing to sum": (f32(5, 0), f32(0, 8)),
+    "f64": (f64(70, 33), f64(33, 50)),
+    "f16": (f16(70, 33), f16(33, 50)),
+    "bf16": (bf16(70, 34), bf16(34, 50)),
+    "bf16, odd": (bf16(300, 33), bf16(50, 33), False, True),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS.values(), ids=PRODUCTS)
+def test_sums_of_products(case):
+    graph = product(*case)
+    assert only_kernel(graph).has_sums
+    check_graph(graph, arrays_for(graph), factor=100)
+
+
 def test_of_several_taps_what_reads_further_arrays_is_a_pass_of_its_own():
     case = f32(2, 8, 8, 12), f32(3, 3, 8, 12), (2, 8, 8, 8)
     roots = [call.kernel.root for call in fusion.fuse(gradient(*case, **attributes(SAME)))]
