@@ -15,8 +15,11 @@ A block stays in half of the second-level cache, so scores never go to memory, a
 as a whole: its maximum is known before its exponentials are computed, and nothing must be
 rescaled. All products are sums in the widest type of the rows (f32, or f64).
 
-Of 64 tokens and heads of 32 a step of forward and backward takes 0.6 of the time of the kernels
-one by one, and needs half of the memory; see `passes.attention` for what is kept in between.
+Forward and backward, of heads of 32 on one core (EPYC 9R14), take 0.85 of the time of the kernels
+one by one with 512 heads of 64 tokens, 0.87 with 64 of 128, and 0.73 with 16 of 512, where they
+need 0.7 instead of 55 MB; they are as fast where all fits the second-level cache. See
+`passes.attention` for what is kept in between. Scores are as long as a row of keys: there is no
+online softmax, so very long rows, and single matrices of scores, are left to other kernels.
 """
 
 from __future__ import annotations

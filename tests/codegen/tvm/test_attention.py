@@ -143,7 +143,7 @@ def test_gradients_alone_need_no_second_kernel():
 
 
 def test_blocks_of_rows():
-    """A machine with a small cache takes several blocks, one with two lanes narrow tiles."""
+    """A machine with a small cache takes several blocks, one of short vectors narrow tiles."""
     graph = optimize(graph_of(1, 2, 37, 30, 6, 5, gradient=True))
     arrays = arrays_for(graph)
     expected = evaluate(graph, arrays).outputs
