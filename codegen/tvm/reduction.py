@@ -29,6 +29,11 @@ from .reducer import VECTORS, Arrays, At, Finish, Loop, Reducer, Results, Space
 from .target import Machine
 
 _WIDE = 4096  # columns whose sums fit the first-level cache beside what streams through it
+_ONE_STREAM = range(129, 2048)
+"""Columns with which rows are added one by one. Four at once take a quarter of the loads and
+stores of sums, but are four streams of memory at distances of 0.5 to 8 KiB, which are fetched
+ahead badly: half as fast with 256 to 1024 columns of f32. Shorter rows are one stream anyway, and
+sums of longer ones are as far away as the rows."""
 
 Outermost = Callable[[Callable[[Index], None]], None]
 
@@ -109,7 +114,8 @@ class Columns:
         if tile is None and reducer.space.is_streamed and self.last.extent > self.tile:
             self.tile = max(self.tile, _WIDE // registers)
         is_wide = self.tile > self.unrolled
-        self.together = 4 if is_wide and reducer.light and reduced[-1].extent % 4 == 0 else 1
+        at_once = is_wide and reducer.light and self.last.extent not in _ONE_STREAM
+        self.together = 4 if at_once and reduced[-1].extent % 4 == 0 else 1
         self.steps = [loop.extent for loop in reduced]
         self.steps[-1] //= self.together
 
