@@ -101,7 +101,9 @@ class _Epilogue:
         `indices` are those of the root's output, or pixel and channel.
         """
         flat = indices[0]
-        for index, extent in zip(indices[1:], self.root.output.shape[1 - len(indices) :], strict=True):
+        for index, extent in zip(
+            indices[1:], self.root.output.shape[1 - len(indices) :], strict=True
+        ):
             flat = flat * int(extent) + index
         size, operands = self.root.output.type.size, set(map(id, self.root.inputs))
         values = dict.fromkeys((*self.body.inputs, *self.body.outputs))
