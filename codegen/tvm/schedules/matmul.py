@@ -12,10 +12,11 @@ Eight ways, the first that fits:
   `outer_sum`. Of 8192 terms, 512 rows and 128 columns twice as fast as by panels.
 - *rows*: more rows than the cache holds; see `rows`.
 - *split*: fewer tiles than processors and a long sum: each task sums a stretch of it.
-- *panels*: columns are cut in panels of a few vectors; a task packs a panel of `b` in its own
-  workspace, hot in its cache, then runs down the rows in register tiles. Packing costs 1/40 of
-  the tile's time at 128 rows, and needs no barrier. Blocking the sum was left out: a panel from
-  the second level of cache keeps up with the multipliers, and so do rows from the third.
+- *panels*: columns are cut in panels of a few vectors, and a task runs down the rows in register
+  tiles. Of up to 512 rows `b` is read where it lies, and fetched before it is read where it comes
+  from memory; else a task packs a panel in its own workspace, hot in its cache, which needs no
+  barrier. Blocking the sum was left out: a panel from the second level of cache keeps up with the
+  multipliers, and so do rows from the third.
 """
 
 from __future__ import annotations

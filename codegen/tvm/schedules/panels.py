@@ -28,6 +28,9 @@ from .tile import (
 )
 
 _LONG_SUM = 2048  # terms from which on a sum is worth splitting over tasks
+_FEW_ROWS = 512  # up to which a matrix that comes from memory is read in place
+_LINE = 64  # bytes of a line of the cache
+_SOON = 32  # terms until a row that is fetched from memory is read
 _CONFLICT = 4096  # rows this many bytes apart fall in the same set of the first-level cache
 
 
@@ -86,10 +89,13 @@ def _panels(product: Product) -> Stmt:
 
 
 def _read_in_place(product: Product) -> bool:
-    """Whether packing `b` would cost more than it saves: few rows, or `b` fits the cache.
+    """Whether packing `b` would cost more than it saves: not many rows, or `b` fits the cache.
 
     Of a matrix of 256 KiB in a cache of 1 MiB (128 x 512, EPYC 9R14, one core): 116 GFLOP/s where
-    it lies and 60 packed with 8 rows, 113 and 94 with 32, 116 and 114 with 512.
+    it lies and 60 packed with 8 rows, 113 and 94 with 32, 116 and 114 with 512. Of 4096 x 4096,
+    whose rows are fetched before they are read: 83 and 36 with 16 rows, 103 and 56 with 32, 110 and
+    87 with 128, 112 and 105 with 512; of 1024 x 1024 115 and 90 with 28, as fast with 512. Where
+    `a` is transposed, packed is faster (86 and 99 for 4096 x 4096 of 128 terms).
 
     Packing a `b` that stays costs nothing, and what does not lie in the second-level cache is read
     faster from panels, as it comes in long runs: 4 rows times 1024 x 1024 take 99 and not 247
@@ -102,7 +108,8 @@ def _read_in_place(product: Product) -> bool:
         return not product.paired and size <= product.machine.l2 // 2
     if product.paired:
         return product.rows <= 4
-    return product.rows <= max_rows(product.machine, 2) or size <= product.machine.l2 // 2
+    few = max_rows(product.machine, 2) if product.transpose_a else _FEW_ROWS
+    return product.rows <= few or size <= product.machine.l2 // 2
 
 
 def _dividing_vectors(whole: int, product: Product) -> int:
@@ -253,12 +260,15 @@ def _tile(
             return packed[room, start + k, tile.ramp(vector * tile.lanes)]
         return packed[task, k, tile.ramp(vector * tile.lanes)]
 
+    ahead = _fetch_ahead(stripe, at, column)
+
     def loops(step: Callable[..., Stmt]) -> Stmt:
         def term(k: Index) -> Stmt:
-            return step(
+            sum_up = step(
                 lambda row: product.left(at, first + row, start + k),
                 lambda vector: right(k, vector),
             )
+            return emit.seq(ahead(start + k), sum_up)
 
         return emit.serial(length, term, "k")
 
@@ -278,6 +288,33 @@ def _tile(
         return emit.when(emit.equal(panel, stripe.panels - 1), write(last), write(full))
 
     return tile.reduce(loops, finish)
+
+
+def _fetch_ahead(stripe: Stripe, at: Place, column: Index) -> Callable[[Index], Stmt]:
+    """What a term fetches of a matrix that comes from memory, a few numbers from each row.
+
+    To a panel that is packed: the same row of the next panel, by every tile, as that is less code
+    than one of its own. To one that is read in place: a row that is summed soon.
+    """
+    product, matrix = stripe.product, stripe.product.matrix
+    size = element_bytes(emit.dtype_of(matrix))
+    small = math.prod(emit.shape_of(matrix)) * size <= product.machine.l2
+    one = stripe.panels == 1 and not stripe.direct
+    if small or one or stripe.keeps or product.transpose_b:
+        return lambda k: emit.NOTHING
+    begin, later = (column, _SOON) if stripe.direct else (column + stripe.width, 0)
+
+    def fetch(k: Index) -> Stmt:
+        rows = (2 * (k + later), 2 * (k + later) + 1) if product.paired else (k + later,)
+        return emit.seq(
+            *(
+                emit.prefetch(matrix[(*at, row, begin + j)], 2)
+                for row in rows
+                for j in range(0, stripe.width, max(1, _LINE // size))
+            )
+        )
+
+    return fetch
 
 
 def pack_panel(

@@ -108,6 +108,16 @@ def test_more_rows_than_the_cache_holds_on_this_machine():
     check(3001, 45, 50, (False, True), dtype=ml_dtypes.bfloat16, tol=1e-2)
 
 
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_matrix_larger_than_the_cache(dtype, transpose_a):
+    """Its rows are fetched ahead: where they lie, of one panel after the other, in a batch."""
+    tol = 1e-5 if dtype == np.float32 else 1e-2
+    transposes = (transpose_a, False)
+    check(21, 75, 131, transposes, dtype=dtype, tol=tol, machine=SMALL)
+    check(5, 75, 67, transposes, batch=(2,), dtype=dtype, tol=tol, machine=SMALL)
+
+
 @pytest.mark.parametrize("transposes", TRANSPOSES)
 def test_batch(transposes):
     check(5, 18, 7, transposes, batch=(2, 3))
