@@ -179,7 +179,7 @@ def log_of(m: Math, k: Element, f: Element, correction: Element) -> Element:
 
 
 def exp(m: Math, x: Element) -> Element:
-    """`e ** x`; in f32 within 1 ulp, results below the normal numbers included."""
+    """`e ** x`; in f32 within 1.1 ulp, results below the normal numbers included."""
     if m.dtype == f64:
         return m.exp(x)
     n, p = reduced_exp(m, m.minimum(m.maximum(x, -104.0), 89.0), EXP)

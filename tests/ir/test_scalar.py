@@ -41,7 +41,7 @@ class Bound:
 
 
 BOUNDS = {
-    "exp": Bound(np.exp, -104, 89, 1.0),
+    "exp": Bound(np.exp, -104, 89, 1.1),
     "expm1": Bound(np.expm1, -20, 89, 1.5),
     "log": Bound(np.log, 1e-3, 10, 1.0),
     "log1p": Bound(np.log1p, -0.9999, 5, 1.0),
