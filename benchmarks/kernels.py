@@ -2,7 +2,7 @@
 
 ::
 
-    python -m hornfels.benchmarks.kernels depthwise --ops forward,input,kernel --peer torch
+    python -m hornfels.benchmarks.kernels depthwise --ops forward,input,kernel --peer
     python -m hornfels.benchmarks.kernels resnet50 --batch 1 --threads 2
 
 The roofline of a kernel is the larger of two times: its operations at the rate of a large matrix
