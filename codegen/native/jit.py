@@ -30,7 +30,9 @@ def _the_linker() -> llvm.LLJIT:
             llvm.initialize_native_asmprinter()
             with contextlib.suppress(RuntimeError):  # where it is a part of the C library
                 llvm.load_library_permanently("libm.so.6")
-            _linker = llvm.create_lljit_compiler(suppress_errors=True)
+            # LLVM's other linker places the sections of an object one by one, and ends the process
+            # where free memory for them lies more than 2 GiB apart.
+            _linker = llvm.create_lljit_compiler(use_jit_link=True, suppress_errors=True)
             keep_forever(_linker)
         return _linker
 
