@@ -18,7 +18,15 @@ import numpy as np
 from ..codegen.native.program import NativeProgram
 from ..codegen.tvm import build, emit
 from ..codegen.tvm.entry import Address, Call
-from ..codegen.tvm.lower import Choice, Choices, compile_timed, lower_kernel, serial_kernels
+from ..codegen.tvm.lower import (
+    Choice,
+    Choices,
+    Shared,
+    compile_timed,
+    lower_kernel,
+    serial_kernels,
+    shared_parameters,
+)
 from ..codegen.tvm.target import Machine, Target
 from ..codegen.tvm.timing import Event, timed
 from ..ir.settings import current_settings, report, settings
@@ -53,7 +61,7 @@ def tune(plan: Plan, target: Target, seconds: float) -> Choices:
     """
     end = time.perf_counter() + seconds
     serial = {kernel.name for kernel in serial_kernels(plan)}
-    aliased = {call.kernel.name for owner, call in plan.kernel_calls() if owner.in_place(call)}
+    shared = {kernel.name: pairs for kernel, pairs in shared_parameters(plan).items()}
     kernels = {kernel.name: kernel for kernel in plan.kernels}
     shares = {n: s for n, s in _shares(plan, target).items() if n in kernels and s >= LEAST_SHARE}
     found: dict[str, Choice] = {}
@@ -63,7 +71,7 @@ def tune(plan: Plan, target: Target, seconds: float) -> Choices:
         until = now + (end - now) * share / left
         left -= share
         machine = replace(target.machine, cores=1) if name in serial else target.machine
-        search = _Search(kernels[name], target, Choice(machine), name in aliased)
+        search = _Search(kernels[name], target, Choice(machine), shared[name])
         best = search.run(until)
         if best != search.default:
             found[name] = best
@@ -121,11 +129,11 @@ class _Trial:
 class _Search:
     """The search for one kernel."""
 
-    def __init__(self, kernel: Kernel, target: Target, default: Choice, aliased: bool) -> None:
+    def __init__(self, kernel: Kernel, target: Target, default: Choice, shared: Shared) -> None:
         self.kernel = kernel
         self.target = target
         self.default = default
-        self.aliased = aliased
+        self.shared = shared
         self.arrays = [made_up(v.type) for v in (*kernel.body.inputs, *kernel.body.outputs)]
         self.seen: set[int] = set()  # codes that were measured, or failed to be better
 
@@ -145,7 +153,7 @@ class _Search:
     def trial(self, choice: Choice) -> _Trial | None:
         """The kernel compiled with a choice; None if its code is no other than one before."""
         with settings(winograd=choice.winograd and current_settings().winograd):
-            function = lower_kernel(self.kernel, choice.machine, aliased=self.aliased)
+            function = lower_kernel(self.kernel, choice.machine, shared=self.shared)
         code = emit.structure(function)
         if code in self.seen:
             return None

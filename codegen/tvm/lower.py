@@ -202,7 +202,7 @@ def lower_plan(
 def _functions(
     plan: Plan, target: Target, choices: Choices, bases: Bases
 ) -> Iterator[tuple[Kernel, PrimFunc, tuple[Preparation, ...]]]:
-    aliased = {call.kernel for owner, call in plan.kernel_calls() if owner.in_place(call)}
+    shared = shared_parameters(plan)
     serial, steady = set(serial_kernels(plan)), _steady_operands(plan, bases)
     for kernel in plan.kernels:
         choice = choices.get(kernel.name, Choice(target.machine))
@@ -210,8 +210,29 @@ def _functions(
         with settings(winograd=choice.winograd and current_settings().winograd):
             machine = replace(choice.machine, cores=cores)
             own = steady.get(kernel.name, ())
-            made = prepared_kernel(kernel, machine, own, aliased=kernel in aliased)
+            made = prepared_kernel(kernel, machine, own, shared=shared[kernel])
             yield kernel, *made
+
+
+Shared = tuple[tuple[int, int], ...] | None
+"""Pairs of an output's and an input's position that are one memory; None where calls differ."""
+
+
+def shared_parameters(plan: Plan) -> dict[Kernel, Shared]:
+    """What the calls of each kernel compute in place."""
+    found: dict[Kernel, set[Shared]] = {}
+    for owner, call in plan.kernel_calls():
+        pairs = owner.in_place(call)
+        found.setdefault(call.kernel, set()).add(pairs if _are_one(call.kernel, pairs) else None)
+    return {k: next(iter(pairs)) if len(pairs) == 1 else None for k, pairs in found.items()}
+
+
+def _are_one(kernel: Kernel, pairs: tuple[tuple[int, int], ...]) -> bool:
+    """Whether each output can be the buffer of one operand, and that of no other output."""
+    ends = [[pair[side] for pair in pairs] for side in (0, 1)]
+    distinct = all(len(set(positions)) == len(positions) for positions in ends)
+    body = kernel.body
+    return distinct and all(body.outputs[j].dtype == body.inputs[i].dtype for j, i in pairs)
 
 
 def serial_kernels(plan: Plan) -> Iterator[Kernel]:
@@ -419,7 +440,7 @@ def _address(bases: Bases, slot: Slot) -> Address:
 # --- kernels ---------------------------------------------------------------------------------
 
 
-def lower_kernel(kernel: Kernel, machine: Machine, *, aliased: bool = False) -> PrimFunc:
+def lower_kernel(kernel: Kernel, machine: Machine, *, shared: Shared = ()) -> PrimFunc:
     """The function of a kernel: its parameters are the body's inputs, then its outputs.
 
     Parameters
@@ -427,14 +448,15 @@ def lower_kernel(kernel: Kernel, machine: Machine, *, aliased: bool = False) -> 
     kernel : Kernel
     machine : Machine
         What to choose tiles, vectors and threads for.
-    aliased : bool
-        Whether an output may lie in the memory of an input.
+    shared : tuple of (int, int) or None
+        Outputs, each with the input whose memory it lies in; None if that differs from call to
+        call.
     """
-    return prepared_kernel(kernel, machine, aliased=aliased)[0]
+    return prepared_kernel(kernel, machine, shared=shared)[0]
 
 
 def prepared_kernel(
-    kernel: Kernel, machine: Machine, steady: Sequence[int] = (), *, aliased: bool = False
+    kernel: Kernel, machine: Machine, steady: Sequence[int] = (), *, shared: Shared = ()
 ) -> tuple[PrimFunc, tuple[Preparation, ...]]:
     """As `lower_kernel`, with the kernels that fill what it keeps of its `steady` inputs."""
     body, root = kernel.body, kernel.root_node
@@ -446,18 +468,20 @@ def prepared_kernel(
     ]
     outputs = [flat_buffer(f"out{i}", v) for i, v in enumerate(body.outputs)]
     buffers = dict(zip((*body.inputs, *body.outputs), (*inputs, *outputs), strict=True))
+    for j, i in shared or ():  # one buffer, so that all others are known to be disjoint
+        buffers[body.outputs[j]] = inputs[i]
     function, preparations = kept.make_kernel(
         kernel.name,
         (*inputs, *outputs),
         lambda: _body(kernel, buffers, machine),
         steady=steady if is_template else (),
-        aliased=aliased,
+        aliased=shared is None,
         plain=not is_template,
     )
     streamed = [
         len(inputs) + j
         for j, value in enumerate(body.outputs)
-        if not aliased and is_streamed(value.type.nbytes, machine)
+        if shared is not None and j not in dict(shared) and is_streamed(value.type.nbytes, machine)
     ]
     return function.with_attr(STREAMED, streamed), preparations
 

@@ -65,7 +65,7 @@ def test_the_search_ends_in_time():
 def test_code_that_is_the_same_is_not_measured_twice():
     plan, target = make_plan(parse(PRODUCT)), parse_target()
     (kernel,) = plan.kernels
-    one = search._Search(kernel, target, Choice(target.machine), aliased=False)
+    one = search._Search(kernel, target, Choice(target.machine), ())
     assert one.trial(one.default) is not None
     assert one.trial(one.default) is None
 
