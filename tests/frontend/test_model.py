@@ -63,7 +63,7 @@ def test_graph_of_a_training_step():
     assert graph.output_names == ("loss", "accuracy")
     updated = {old.name for old, _ in graph.updates}
     assert {w.path for w in model.weights} < updated
-    assert "adam/iteration" in updated
+    assert any(name.startswith("adam") and name.endswith("/iteration") for name in updated)
     assert "adam/learning_rate" not in updated
     assert graph.output_names == model.make_graph("test").output_names
 
