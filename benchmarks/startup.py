@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from .models import BENCH_MODELS, SETS
 
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     has_peer = all(importlib.util.find_spec(module) for module in ("keras", "jax"))
     kinds = STARTS if has_peer else (COLD, WARM)
     names = SETS.get(arguments.models, tuple(arguments.models.split(",")))
-    table = Table("model", *kinds, *(f"process, {kind}" for kind in kinds))
+    table = Table(Column("model", no_wrap=True), *kinds, *(f"process, {kind}" for kind in kinds))
     for name in names:
         shown = [started.shown() for started in measure(name, kinds, arguments.rounds).values()]
         table.add_row(name, *(first for first, _ in shown), *(process for _, process in shown))
