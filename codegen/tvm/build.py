@@ -32,7 +32,7 @@ from tvm.tirx import ForKind
 from ...ir.errors import LoweringError
 from ..native.host import host_cores
 from ..native.program import NativeCode, NativeProgram, load
-from .emit import ALIASED, PARALLEL, PLAIN, PrimFunc, Stmt
+from .emit import ALIASED, PARALLEL, PLAIN, PrimFunc, Stmt, rebuilt
 from .entry import Call, Statement, bases_in, calls_in, lower_entry
 from .llvm_passes import leave_out_passes
 from .nontemporal import STREAMED, streaming
@@ -301,22 +301,9 @@ def _with_extents(function: PrimFunc) -> PrimFunc:
     """
 
     def rewrite(statement: Stmt) -> Stmt:
-        if isinstance(statement, tirx.SeqStmt):
-            return tirx.SeqStmt([rewrite(each) for each in statement.seq])
-        if isinstance(statement, tirx.IfThenElse):
-            otherwise = statement.else_case
-            then, otherwise = rewrite(statement.then_case), otherwise and rewrite(otherwise)
-            return tirx.IfThenElse(statement.condition, then, otherwise)
-        if isinstance(statement, tirx.AttrStmt):
-            body = rewrite(statement.body)
-            return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, body)
-        if isinstance(statement, tirx.While):
-            return tirx.While(statement.condition, rewrite(statement.body))
-        if not isinstance(statement, tirx.For):
-            return statement
-        loop, body = statement, statement.body
-        if loop.kind != ForKind.PARALLEL:
-            return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, rewrite(body))
+        if type(statement) is not tirx.For or statement.kind != ForKind.PARALLEL:
+            return rebuilt(statement, rewrite)
+        loop = statement
         extent = tirx.Var("extent", "int32")
         told = tirx.AttrStmt(_ZERO, "hornfels.extent", extent, loop)
         launch = tirx.AttrStmt(_ZERO, "pragma_parallel_launch_point", _ZERO, told)

@@ -475,6 +475,35 @@ def is_parallel(function: PrimFunc) -> bool:
     return bool(function.attrs[PARALLEL])
 
 
+def rebuilt(statement: Stmt, rewrite: Callable[[Stmt], Stmt]) -> Stmt:
+    """A statement with the statements in it rewritten; itself if that changes none of them.
+
+    `type` is compared, for `isinstance` is slow for classes of TVM.
+    """
+    kind = type(statement)
+    if kind is tirx.SeqStmt:
+        items = list(statement.seq)
+        parts = [rewrite(item) for item in items]
+        same = all(a is b for a, b in zip(items, parts, strict=True))
+        return statement if same else tirx.SeqStmt(parts)
+    if kind is tirx.IfThenElse:
+        then, otherwise = statement.then_case, statement.else_case
+        new, other = rewrite(then), None if otherwise is None else rewrite(otherwise)
+        same = new is then and other is otherwise
+        return statement if same else tirx.IfThenElse(statement.condition, new, other)
+    if kind not in (tirx.For, tirx.AttrStmt, tirx.While):
+        return statement
+    inside = statement.body
+    body = rewrite(inside)
+    if body is inside:
+        return statement
+    if kind is tirx.For:
+        return tirx.For(statement.loop_var, statement.min, statement.extent, statement.kind, body)
+    if kind is tirx.While:
+        return tirx.While(statement.condition, body)
+    return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, body)
+
+
 class _Hoist:
     """Rewrite allocations in memory to slices of one workspace; notes parallel loops."""
 
@@ -484,40 +513,21 @@ class _Hoist:
         self.workspace = buffer("workspace", (1 << 30,), "uint8")
 
     def __call__(self, statement: Stmt) -> Stmt:
-        """The statement itself if it holds nothing to rewrite, which is much faster."""
         kind = type(statement)
-        if kind is tirx.SeqStmt:
-            items = list(statement.seq)
-            rewritten = [self(item) for item in items]
-            same = all(a is b for a, b in zip(items, rewritten, strict=True))
-            return statement if same else tirx.SeqStmt(rewritten)
         if kind is tirx.For:
             return self._for(statement)
-        if kind is tirx.AttrStmt:
-            node, key, value = statement.node, statement.attr_key, statement.value
-            return tirx.AttrStmt(node, key, value, self(statement.body))
-        if kind is tirx.IfThenElse:
-            otherwise = statement.else_case
-            return tirx.IfThenElse(
-                statement.condition,
-                self(statement.then_case),
-                None if otherwise is None else self(otherwise),
-            )
         if kind is tirx.AllocBuffer and statement.buffer.scope() != "local":
             return self._slice(statement.buffer)
-        return statement
+        return rebuilt(statement, self)
 
     def _for(self, loop: tirx.For) -> Stmt:
         self.parallel |= loop.kind == ForKind.PARALLEL
         if loop.kind == ForKind.VECTORIZED:
             return loop
-        before, inside = self.bytes, loop.body
-        body = self(inside)
+        before, rewritten = self.bytes, rebuilt(loop, self)
         if loop.kind == ForKind.PARALLEL and self.bytes != before:
             raise AssertionError("scratch array inside a parallel loop: tasks would share it")
-        if body is inside:
-            return loop
-        return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
+        return rewritten
 
     def _slice(self, array: Buffer) -> Stmt:
         size = math.prod(shape_of(array)) * max(1, tvm.DataType(dtype_of(array)).bits // 8)

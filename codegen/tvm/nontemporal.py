@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import tvm
 from tvm import tirx
 
-from .emit import Buffer, Expr, PrimFunc, Stmt
+from .emit import Buffer, Expr, PrimFunc, Stmt, rebuilt
 from .target import Machine
 
 STREAMED = "hornfels.streamed"
@@ -68,23 +68,11 @@ class _Rewrite:
         self._divisors: dict[Expr, int] = {}
 
     def __call__(self, statement: Stmt) -> Stmt:
-        if isinstance(statement, tirx.SeqStmt):
-            return tirx.SeqStmt([self(each) for each in statement.seq])
-        if isinstance(statement, tirx.IfThenElse):
-            otherwise = statement.else_case
-            then, otherwise = self(statement.then_case), otherwise and self(otherwise)
-            return tirx.IfThenElse(statement.condition, then, otherwise)
-        if isinstance(statement, tirx.AttrStmt):
-            body = self(statement.body)
-            return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, body)
-        if isinstance(statement, tirx.While):
-            return tirx.While(statement.condition, self(statement.body))
-        if isinstance(statement, tirx.For):
-            loop, body = statement, self(statement.body)
-            return tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body)
         if isinstance(statement, tirx.Bind):
             self._divisors[statement.var] = self._divisor(statement.value)
-        return self._store(statement) if isinstance(statement, tirx.BufferStore) else statement
+        if isinstance(statement, tirx.BufferStore):
+            return self._store(statement)
+        return rebuilt(statement, self)
 
     def _store(self, store: tirx.BufferStore) -> Stmt:
         (index,) = store.indices if len(store.indices) == 1 else (None,)
