@@ -14,11 +14,17 @@
 ;  - A job ends when the chunks that were claimed are done. Workers that claimed none, because they
 ;    sleep or have no processor, are never waited for: the caller computes what nobody takes.
 ;
+; A worker that loses its processor to another process in the middle of a chunk would be waited for
+; until the scheduler's next turn, milliseconds. The caller sees that the time which the worker has
+; computed stands still, moves the worker to its own processor and sleeps; then it moves it back.
+;
 ; The functions of the processor (@pause, @read_mode, @write_mode) and the numbers in angle
 ; brackets are filled in by pool.py.
 
 target triple = "<triple>"
 
+%set = type [128 x i8]                         ; of processors, as Linux has them
+%worker = type { i64, i64, i32, i32, %set }    ; pthread, time computed, in a chunk?, moved?, its set
 %env = type { ptr, i32 }                       ; what TVM's loops read of it: the number of chunks
 %job = type { i64, ptr, ptr, %env, i64 }       ; ticket, loop, its data, chunks, mode of arithmetic
 
@@ -27,16 +33,23 @@ target triple = "<triple>"
 @waiting = internal global i32 0               ; whether the caller sleeps until they are
 @busy = internal global i32 0, align 128       ; whether some thread has a job here
 @sleeping = internal global i32 0, align 128   ; workers that sleep, or are about to
+@workers = internal global [<workers> x %worker] zeroinitializer, align 128
+@caller = internal global %worker zeroinitializer, align 128  ; only its third field is used
 @started = internal global i32 0               ; whether this process has made its workers
 @spins = internal global i64 0                 ; looks before a waiting thread lets others run
 @worker_time = internal global i64 0           ; nanoseconds of that before a worker sleeps
 @caller_time = internal global i64 0           ; and before a caller does
+@short = internal constant [2 x i64] [ i64 0, i64 <sleep> ]
 @whole = internal constant %env { ptr null, i32 1 }
 @unblocked = internal constant [16 x i64] [<signals>]
 
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_detach(i64)
 declare i32 @pthread_sigmask(i32, ptr, ptr)
+declare i32 @pthread_getcpuclockid(i64, ptr)
+declare i32 @pthread_getaffinity_np(i64, i64, ptr)
+declare i32 @pthread_setaffinity_np(i64, i64, ptr)
+declare i32 @sched_getcpu()
 declare i32 @sched_yield()
 declare i32 @clock_gettime(i32, ptr)
 declare i64 @syscall(i64, ...)
@@ -103,11 +116,11 @@ wake:
   br label %compute
 
 compute:
-  call i1 @claim_all(i1 true)
+  call i1 @claim_all(ptr @caller, i1 true)
   br label %wait
 
 wait:                                          ; for the chunks that workers have claimed
-  %looks = phi i64 [ 0, %compute ], [ %looked, %look ], [ %looked, %up ]
+  %looks = phi i64 [ 0, %compute ], [ %looked, %look ], [ %looked, %check ], [ %looked, %up ]
   %left = load atomic i32, ptr @pending acquire, align 4
   %done = icmp eq i32 %left, 0
   br i1 %done, label %finish, label %look
@@ -116,20 +129,29 @@ look:
   %looked = add i64 %looks, 1
   %time = load i64, ptr @caller_time
   %tired = call i1 @pass_time(i64 %looks, ptr %since, i64 %time)
-  br i1 %tired, label %sleep, label %wait
+  %spins = load i64, ptr @spins
+  %fresh = icmp ult i64 %looks, %spins
+  br i1 %fresh, label %wait, label %check
 
-sleep:                                         ; the worker may need this very processor
+check:
+  %moved = call i1 @move_stopped()
+  %rests = or i1 %moved, %tired
+  br i1 %rests, label %sleep, label %wait
+
+sleep:
   store atomic i32 1, ptr @waiting seq_cst, align 4
   %rest = load atomic i32, ptr @pending seq_cst, align 4
   %ended = icmp eq i32 %rest, 0
   br i1 %ended, label %up, label %down
 
 down:
-  call void @sleep_while(ptr @pending, i32 %rest)
+  %limit = select i1 %moved, ptr null, ptr @short  ; a worker may be stopped while this one sleeps
+  call void @sleep_while(ptr @pending, i32 %rest, ptr %limit)
   br label %up
 
 up:
   store atomic i32 0, ptr @waiting monotonic, align 4
+  call void @move_back()
   br label %wait
 
 finish:
@@ -151,8 +173,9 @@ define void @hornfels_run(ptr %entry, ptr %table, i64 %clear, i64 %set) {
 ; --- workers --------------------------------------------------------------------------------------
 
 ; Claim and compute chunks until none is free, from the front or the back; whether there was one.
-define internal i1 @claim_all(i1 %from_front) {
+define internal i1 @claim_all(ptr %self, i1 %from_front) {
 entry:
+  %computing = getelementptr %worker, ptr %self, i32 0, i32 2
   br label %look
 
 look:
@@ -183,7 +206,9 @@ compute:
   %data = load ptr, ptr %data_at
   %wanted = load i64, ptr %mode_at
   call void @write_mode(i64 %wanted)
+  store atomic i32 1, ptr %computing monotonic, align 4
   call i32 %loop(i32 %chunk, ptr %env, ptr %data)
+  store atomic i32 0, ptr %computing monotonic, align 4
   %before = atomicrmw sub ptr @pending, i32 1 seq_cst
   %waiting = load atomic i32, ptr @waiting seq_cst, align 4
   %ends = icmp eq i32 %before, 1
@@ -199,17 +224,21 @@ done:
   ret i1 %any
 }
 
-; A worker; its argument says whether it claims from the front.
-define internal ptr @work(ptr %argument) {
+; A worker. Every second one claims from the front.
+define internal ptr @work(ptr %self) {
 entry:
   %since = alloca i64
-  %number = ptrtoint ptr %argument to i64
-  %from_front = icmp ne i64 %number, 0
+  %place = ptrtoint ptr %self to i64
+  %first = ptrtoint ptr @workers to i64
+  %bytes = sub i64 %place, %first
+  %size = ptrtoint ptr getelementptr (%worker, ptr null, i32 1) to i64
+  %number = udiv i64 %bytes, %size
+  %from_front = trunc i64 %number to i1
   br label %look
 
 look:
   %looks = phi i64 [ 0, %entry ], [ %looked, %idle ], [ 0, %look ], [ 0, %up ]
-  %any = call i1 @claim_all(i1 %from_front)
+  %any = call i1 @claim_all(ptr %self, i1 %from_front)
   br i1 %any, label %look, label %idle
 
 idle:
@@ -230,7 +259,7 @@ sleep:                                         ; until another job comes than th
 down:
   %higher = lshr i64 %ticket, 32
   %sequence = trunc i64 %higher to i32
-  call void @sleep_while(ptr getelementptr (i8, ptr @job, i64 4), i32 %sequence)
+  call void @sleep_while(ptr getelementptr (i8, ptr @job, i64 4), i32 %sequence, ptr null)
   br label %up
 
 up:
@@ -255,14 +284,14 @@ yield:
   br i1 %begins, label %begin, label %continue
 
 begin:
-  %start = call i64 @now()
+  %start = call i64 @now(i32 1)
   store i64 %start, ptr %since
   br label %continue
 
 continue:
   call i32 @sched_yield()
   %then = load i64, ptr %since
-  %now = call i64 @now()
+  %now = call i64 @now(i32 1)
   %passed = sub i64 %now, %then
   %tired = icmp sge i64 %passed, %time
   ret i1 %tired
@@ -271,7 +300,6 @@ continue:
 ; Make the workers. They take no signals, except those that tell of a fault of their own.
 define internal void @start() {
 entry:
-  %thread = alloca i64
   %mask = alloca [16 x i64]
   call i32 @pthread_sigmask(i32 2, ptr @unblocked, ptr %mask)
   br label %check
@@ -283,20 +311,126 @@ check:
 
 make:                                          ; without some of them it is slower, not wrong
   %next = add i64 %number, 1
-  %odd = and i64 %number, 1
-  %argument = inttoptr i64 %odd to ptr
-  %error = call i32 @pthread_create(ptr %thread, ptr null, ptr @work, ptr %argument)
+  %worker = getelementptr [<workers> x %worker], ptr @workers, i64 0, i64 %number
+  %error = call i32 @pthread_create(ptr %worker, ptr null, ptr @work, ptr %worker)
   %fine = icmp eq i32 %error, 0
   br i1 %fine, label %made, label %check
 
 made:
-  %handle = load i64, ptr %thread
+  %handle = load i64, ptr %worker
   call i32 @pthread_detach(i64 %handle)
   br label %check
 
 done:
   call i32 @pthread_sigmask(i32 2, ptr %mask, ptr null)
   store i32 1, ptr @started
+  ret void
+}
+
+; --- workers that lost their processors -----------------------------------------------------------
+
+; Move the workers that compute a chunk, but have not since the last look, to this processor;
+; whether there was one. It moves when this thread sleeps.
+define internal i1 @move_stopped() {
+entry:
+  %clock = alloca i32
+  %here = alloca %set
+  br label %next
+
+next:
+  %number = phi i64 [ 0, %entry ], [ %after, %each ], [ %after, %look ], [ %after, %stays ], [ %after, %moved ]
+  %any = phi i1 [ false, %entry ], [ %any, %each ], [ %any, %look ], [ %any, %stays ], [ true, %moved ]
+  %more = icmp ult i64 %number, <workers>
+  br i1 %more, label %each, label %done
+
+each:
+  %after = add i64 %number, 1
+  %worker = getelementptr [<workers> x %worker], ptr @workers, i64 0, i64 %number
+  %computing_at = getelementptr %worker, ptr %worker, i32 0, i32 2
+  %computing = load atomic i32, ptr %computing_at monotonic, align 4
+  %computes = icmp ne i32 %computing, 0
+  br i1 %computes, label %look, label %next
+
+look:
+  %time_at = getelementptr %worker, ptr %worker, i32 0, i32 1
+  %handle = load i64, ptr %worker
+  call i32 @pthread_getcpuclockid(i64 %handle, ptr %clock)
+  %kind = load i32, ptr %clock
+  %time = call i64 @now(i32 %kind)
+  %before = load i64, ptr %time_at
+  store i64 %time, ptr %time_at
+  %stopped = icmp eq i64 %time, %before
+  br i1 %stopped, label %move, label %next
+
+move:
+  %set = getelementptr %worker, ptr %worker, i32 0, i32 4
+  store %set zeroinitializer, ptr %here
+  call void @change(ptr %here)
+  %unknown = call i32 @pthread_getaffinity_np(i64 %handle, i64 128, ptr %set)
+  %known = icmp eq i32 %unknown, 0
+  br i1 %known, label %send, label %stays
+
+send:
+  %refused = call i32 @pthread_setaffinity_np(i64 %handle, i64 128, ptr %here)
+  %fine = icmp eq i32 %refused, 0
+  br i1 %fine, label %moved, label %stays
+
+stays:                                         ; more processors than a set has, or not allowed
+  br label %next
+
+moved:
+  %moved_at = getelementptr %worker, ptr %worker, i32 0, i32 3
+  store i32 1, ptr %moved_at
+  br label %next
+
+done:
+  ret i1 %any
+}
+
+; Move them back: to any other of their processors at once, and then let them be on all.
+define internal void @move_back() {
+entry:
+  br label %next
+
+next:
+  %number = phi i64 [ 0, %entry ], [ %after, %look ], [ %after, %move ]
+  %more = icmp ult i64 %number, <workers>
+  br i1 %more, label %look, label %done
+
+look:
+  %after = add i64 %number, 1
+  %worker = getelementptr [<workers> x %worker], ptr @workers, i64 0, i64 %number
+  %moved_at = getelementptr %worker, ptr %worker, i32 0, i32 3
+  %moved = load i32, ptr %moved_at
+  %away = icmp ne i32 %moved, 0
+  br i1 %away, label %move, label %next
+
+move:
+  store i32 0, ptr %moved_at
+  %handle = load i64, ptr %worker
+  %set = getelementptr %worker, ptr %worker, i32 0, i32 4
+  call void @change(ptr %set)
+  call i32 @pthread_setaffinity_np(i64 %handle, i64 128, ptr %set)
+  call void @change(ptr %set)
+  call i32 @pthread_setaffinity_np(i64 %handle, i64 128, ptr %set)
+  br label %next
+
+done:
+  ret void
+}
+
+; Take this thread's processor out of a set, or put it in.
+define internal void @change(ptr %set) {
+  %processor = call i32 @sched_getcpu()
+  %word = lshr i32 %processor, 6
+  %inside = and i32 %word, 15
+  %place = getelementptr i64, ptr %set, i32 %inside
+  %bit = and i32 %processor, 63
+  %wide = zext i32 %bit to i64
+  %mask = shl i64 1, %wide
+  %old = load i64, ptr %place
+  %new = xor i64 %old, %mask
+  store i64 %new, ptr %place
   ret void
 }
 
@@ -310,6 +444,7 @@ define void @hornfels_forked() {
   store atomic i32 0, ptr @busy monotonic, align 4
   store atomic i32 0, ptr @sleeping monotonic, align 4
   store i32 0, ptr @started
+  store [<workers> x %worker] zeroinitializer, ptr @workers
   ret void
 }
 
@@ -331,7 +466,7 @@ check:
   br i1 %more, label %look, label %done
 
 look:
-  call i1 @claim_all(i1 true)
+  call i1 @claim_all(ptr @caller, i1 true)
   call void @pause()
   %next = add i64 %number, 1
   br label %check
@@ -347,10 +482,10 @@ define i64 @hornfels_mode() {
 
 ; --- Linux ----------------------------------------------------------------------------------------
 
-; Nanoseconds (CLOCK_MONOTONIC).
-define internal i64 @now() {
+; Nanoseconds of a clock; 1 is CLOCK_MONOTONIC.
+define internal i64 @now(i32 %clock) {
   %place = alloca [2 x i64]
-  call i32 @clock_gettime(i32 1, ptr %place)
+  call i32 @clock_gettime(i32 %clock, ptr %place)
   %seconds = load i64, ptr %place
   %rest_at = getelementptr i64, ptr %place, i32 1
   %rest = load i64, ptr %rest_at
@@ -359,9 +494,10 @@ define internal i64 @now() {
   ret i64 %all
 }
 
-; Sleep until woken, but only if the word has the value (FUTEX_WAIT_PRIVATE).
-define internal void @sleep_while(ptr %word, i32 %value) {
-  call i64 (i64, ...) @syscall(i64 <futex>, ptr %word, i32 128, i32 %value, ptr null)
+; Sleep until woken or for the time, if not null, but only if the word has the value
+; (FUTEX_WAIT_PRIVATE).
+define internal void @sleep_while(ptr %word, i32 %value, ptr %limit) {
+  call i64 (i64, ...) @syscall(i64 <futex>, ptr %word, i32 128, i32 %value, ptr %limit)
   ret void
 }
 

@@ -30,6 +30,9 @@ CALLER_SECONDS = 5e-5
 """The same for a caller that waits for the last chunks: a worker that takes longer has lost its
 processor, and gets the caller's if that sleeps."""
 
+SLEEP_SECONDS = 2e-4
+"""How long a caller sleeps before it looks whether a worker has lost its processor meanwhile."""
+
 CHUNKS = 16
 """Chunks for each thread that a loop is cut in at most."""
 
@@ -119,6 +122,7 @@ def pool_code(threads: int, processor: Processor, triple: str) -> str:
         "most_chunks_less_one": most - 1,
         "workers": threads - 1,
         "futex": processor.futex,
+        "sleep": int(SLEEP_SECONDS * 1e9),
     }
     code = Path(__file__).with_name("pool.ll").read_text()
     for name, value in numbers.items():

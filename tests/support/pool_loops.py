@@ -94,6 +94,46 @@ define i32 @modes(i32 %chunk, ptr %env, ptr %data) {
   ret i32 0
 }
 
+; sleep longer the higher the iteration, and store the number of processors that the thread may use
+define internal void @sleep_one(ptr %data, i32 %i) {
+entry:
+  %set = alloca [16 x i64]
+  %longer = mul i32 %i, 9000
+  %time = add i32 %longer, 1000
+  call i32 @usleep(i32 %time)
+  store [16 x i64] zeroinitializer, ptr %set
+  call i32 @sched_getaffinity(i32 0, i64 128, ptr %set)
+  br label %add
+
+add:
+  %word = phi i64 [ 0, %entry ], [ %next, %add ]
+  %sum = phi i64 [ 0, %entry ], [ %more, %add ]
+  %at = getelementptr i64, ptr %set, i64 %word
+  %bits = load i64, ptr %at
+  %ones = call i64 @llvm.ctpop.i64(i64 %bits)
+  %more = add i64 %sum, %ones
+  %next = add i64 %word, 1
+  %ends = icmp eq i64 %next, 16
+  br i1 %ends, label %keep, label %add
+
+keep:
+  %counters_at = getelementptr %data, ptr %data, i32 0, i32 1
+  %counters = load ptr, ptr %counters_at
+  %place = getelementptr i32, ptr %counters, i32 %i
+  %found = trunc i64 %more to i32
+  store i32 %found, ptr %place
+  ret void
+}
+
+declare i32 @usleep(i32)
+declare i32 @sched_getaffinity(i32, i64, ptr)
+declare i64 @llvm.ctpop.i64(i64)
+
+define i32 @sleep(i32 %chunk, ptr %env, ptr %data) {
+  call void @share(i32 %chunk, ptr %env, ptr %data, ptr @sleep_one)
+  ret i32 0
+}
+
 ; an entry: launch the loop as often as the data say
 define internal void @repeat(ptr %loop, ptr %data) {
 entry:
@@ -131,6 +171,11 @@ define i32 @run_modes(ptr %data) {
   call void @repeat(ptr @modes, ptr %data)
   ret i32 0
 }
+
+define i32 @run_sleep(ptr %data) {
+  call void @repeat(ptr @sleep, ptr %data)
+  ret i32 0
+}
 """
 
 KEEP_ALL = (1 << 64) - 1
@@ -144,11 +189,11 @@ class Data(ctypes.Structure):
 
 
 def link_loops() -> llvm.ResourceTracker:
-    """Addresses of ``run_count``, ``run_nested`` and ``run_modes``."""
+    """Addresses of ``run_count``, ``run_nested``, ``run_modes`` and ``run_sleep``."""
     code = (
         f'target triple = "{llvm.get_process_triple()}"\n{LOOPS}{processor.host_processor().code}'
     )
-    return jit.link(("run_count", "run_nested", "run_modes"), code=code)
+    return jit.link(("run_count", "run_nested", "run_modes", "run_sleep"), code=code)
 
 
 def run(

@@ -105,6 +105,24 @@ def test_workers_compute_in_the_mode_of_the_caller_and_its_own_comes_back(loops)
         assert pool.mode() == before
 
 
+def test_a_worker_that_stands_still_comes_to_the_caller_and_goes_back(loops):
+    """It sleeps in its chunk, which looks like a processor taken away by another process."""
+    before = _affinities()
+    found = []
+    for _ in range(5):
+        processors = np.zeros(2, np.int32)
+        run(pool_of(2), loops["run_sleep"], processors, 2)
+        found.append(int(processors[1]))
+    assert 1 in found  # unless the caller computed all, it was on the caller's alone
+    assert set(_affinities().values()) == set(before.values())
+
+
+def _affinities() -> dict[str, frozenset[int]]:
+    """The processors that each thread of this process may use."""
+    threads = os.listdir("/proc/self/task")
+    return {thread: frozenset(os.sched_getaffinity(int(thread))) for thread in threads}
+
+
 @pytest.mark.parametrize(
     ("name", "triple", "wanted"),
     [
