@@ -94,10 +94,10 @@ class Variable(ArrayOperators):
         self.regularizer: Any = None
         self.constraint: Any = None
         self.overwrite_with_gradient = False
-        self.residence: Residence | None = None
+        self._residence: Residence | None = None
         array = self._initial_array(initializer, shape, dtype)
         self.type = TensorType(as_dtype(array.dtype), tuple(int(d) for d in array.shape))
-        self._array = _frozen(array)
+        self._array: np.ndarray | None = _frozen(array)
 
     def _initial_array(self, initializer: Any, shape: Any, dtype: Any) -> np.ndarray:
         if isinstance(initializer, str):
@@ -191,12 +191,32 @@ class Variable(ArrayOperators):
         assert builder is not None
         return self.read(builder)
 
+    @property
+    def residence(self) -> Residence | None:
+        """Who holds the array; None while it is here, in the host's memory."""
+        return self._residence
+
+    def move_to(self, residence: Residence) -> None:
+        """Leave the array, which `residence` has by now, to it alone."""
+        self._residence, self._array = residence, None  # in this order: others may be reading
+
+    def move_home(self, array: np.ndarray) -> None:
+        """Hold this array, of the variable's shape and dtype, here again."""
+        self._array = _frozen(array)
+        self._residence = None
+
     def _read_array(self) -> np.ndarray:
-        return self._array if self.residence is None else self.residence.read(self)
+        while True:
+            array, residence = self._array, self._residence
+            if array is not None:
+                return array
+            if residence is not None:
+                return residence.read(self)
 
     def numpy(self) -> np.ndarray:
         """A copy of the array, from the device if it lives there."""
-        return np.array(self._read_array())
+        array = self._read_array()
+        return array if array.flags.owndata and array.flags.writeable else np.array(array)
 
     def assign(self, value: Any) -> Any:
         """Replace the array.
@@ -216,10 +236,10 @@ class Variable(ArrayOperators):
         array = as_array(value, self.type.dtype)
         if array.shape != self.shape:
             raise ShapeError(f"assign: variable {self._path!r} is {self.type}, got {array.shape}")
-        if self.residence is None:
+        if self._residence is None:
             self._array = _frozen(array)
         else:
-            self.residence.write(self, array)
+            self._residence.write(self, array)
         return value
 
     def assign_add(self, value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..codegen.native.memory import give_back
 from ..ir import Graph, TensorType, symbol
 from ..ir.collector import rare_collection
 from ..ir.errors import ArgumentError, BackendError, ShapeError
@@ -47,11 +48,14 @@ class Residence(Protocol):
 class Variable(Protocol):
     """What the runtime needs of a frontend variable."""
 
-    residence: Residence | None
+    @property
+    def residence(self) -> Residence | None: ...
+
+    def move_to(self, residence: Residence) -> None: ...
+
+    def move_home(self, array: np.ndarray) -> None: ...
 
     def numpy(self) -> np.ndarray: ...
-
-    def assign(self, value: Any) -> Any: ...
 
 
 class Trainable(Protocol):
@@ -94,8 +98,8 @@ class Trainable(Protocol):
 class Device:
     """Variables that live on a backend's device.
 
-    A variable moves here when a step that needs it first runs here, and its array is read back
-    only when somebody asks for it.
+    A variable moves here when a step that needs it first runs here: the array on the device is
+    the only one from then on, and is copied back when somebody asks for it.
     """
 
     def __init__(self, state: State) -> None:
@@ -105,25 +109,23 @@ class Device:
 
     def hold(self, variables: Mapping[str, Variable]) -> None:
         """Bring the variables here, under these names."""
-        for name, variable in variables.items():
-            if variable.residence is self:
-                continue
-            array = variable.numpy()
-            if name in self._held:
+        moving = {n: v for n, v in variables.items() if v.residence is not self}
+        for name, variable in moving.items():
+            if self._held.get(name, variable) is not variable:
                 self._release(name)
-            self.state.write(name, array)
+            self.state.write(name, variable.numpy())
             self._names[id(variable)] = name
             self._held[name] = variable
-            variable.residence = self
+            variable.move_to(self)
+        if moving:
+            give_back()  # what held the arrays before
 
     def _release(self, name: str) -> None:
         """Send the variable of that name home, since another one takes its place."""
-        variable = self._held.pop(name)
-        del self._names[id(variable)]
+        variable = self._held[name]
         if variable.residence is self:
-            array = self.state.read(name)
-            variable.residence = None
-            variable.assign(array)
+            variable.move_home(self.state.read(name))
+        del self._held[name], self._names[id(variable)]
 
     def read(self, variable: Any) -> np.ndarray:
         return self.state.read(self._names[id(variable)])

@@ -32,7 +32,8 @@ from ..codegen.tvm.timing import Event, timed
 from ..ir.settings import current_settings, report, settings
 from ..ir.types import TensorType, u8
 from ..passes.plan import Kernel, Plan
-from .tvm_backend import TimedExecutable, TvmState, address_of, aligned_empty
+from .blocks import address_of
+from .tvm_backend import TimedExecutable, TvmState, aligned_empty
 
 GAIN = 0.97
 """A candidate must take at most this share of the best time; less of a gain is noise."""

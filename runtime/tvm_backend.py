@@ -3,7 +3,7 @@
 TVM itself is imported when there is something to compile that the compile cache does not hold.
 
 Kernels assume memory that begins at multiples of 64 bytes and do not check it. So all memory
-that they see comes from `aligned_empty`, except inputs that already lie right.
+that they see comes from `aligned_empty` and `Block`, except inputs that already lie right.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from ..codegen.native.program import NativeProgram, Table, load, make_table
 from ..ir import Graph
 from ..ir.collector import rare_collection
 from ..ir.errors import ArgumentError, DTypeError, LoweringError, ShapeError
-from ..ir.types import TensorType, type_of, u8
+from ..ir.types import TensorType, type_of
 from ..passes.pipeline import make_plan, optimize
 from ..passes.plan import Plan
+from .blocks import ALIGNMENT, Arena, Block, Claim, address_of
 from .cache_key import cache_key
 from .compile_cache import Compilation, current_cache
 from .executable import DEFAULTS, OPEN, BackendOptions
@@ -33,8 +34,6 @@ if TYPE_CHECKING:  # they import TVM
     from ..codegen.tvm.lower import Choices, Compiled
     from ..codegen.tvm.target import Target
     from ..codegen.tvm.timing import Event, Timed
-
-ALIGNMENT = 64
 
 
 def aligned_empty(type: TensorType) -> np.ndarray:
@@ -46,12 +45,6 @@ def aligned_empty(type: TensorType) -> np.ndarray:
         Static.
     """
     return _Blank.of(type).make()[0]
-
-
-def address_of(array: np.ndarray) -> int:
-    """Where an array's memory begins."""
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 def is_aligned(array: np.ndarray) -> bool:
@@ -184,8 +177,8 @@ class TvmExecutable:
     """A compiled graph; a run is one native call.
 
     A run checks everything before the call, and the call itself cannot fail, so a run that
-    raises leaves the state as it was. Threads that run one executable wait for each other, as they
-    share its arena; those that share a state as well must know which of them comes first.
+    raises leaves the state as it was. Threads that run executables of one arena wait for each
+    other; those that share a state as well must know which of them comes first.
 
     Parameters
     ----------
@@ -195,6 +188,8 @@ class TvmExecutable:
     compilation : Compilation
     planned : callable
         Returns the plan that the program was made from, for those who want to look at it.
+    arena : Arena, optional
+        Where the program works; one of its own by default.
     """
 
     _more: tuple[int, ...] = ()  # pointers behind those of the graph
@@ -205,16 +200,19 @@ class TvmExecutable:
         program: NativeProgram,
         compilation: Compilation,
         planned: Callable[[], Plan],
+        arena: Arena | None = None,
     ) -> None:
         self.face = face
         self.program = program
         self.compilation = compilation
         self._planned = planned
-        self._arena = aligned_empty(TensorType(u8, (compilation.arena_bytes,)))
-        self._constants = [aligned(array) for array in compilation.constants]
-        self._prepared = aligned_empty(TensorType(u8, (compilation.prepared_bytes,)))
-        self._prepared_for: tuple[TvmState, int] | None = None  # whose weights, and of when
+        self._arena = arena or Arena()
         self._reads = face.reads
+        self._claim = Claim(
+            compilation.arena_bytes, compilation.prepared_bytes, face.reads, face.writes
+        )
+        self._constants = [aligned(array) for array in compilation.constants]
+        self._prepared_for: tuple[TvmState, int] | None = None  # whose weights, and of when
         self._table = self._blank_table()
         self._located: tuple[TvmState, int] | None = None
 
@@ -225,17 +223,17 @@ class TvmExecutable:
         self._state_begins, self._outputs_begin = runs, runs + len(face.state)
         unknown = [0] * (len(face.inputs) + len(face.state) + len(face.outputs))
         constants = map(address_of, self._constants)
-        last = (*constants, address_of(self._prepared), *self._more)
-        return make_table([address_of(self._arena), *unknown, *last])
+        self._prepared_at = 1 + len(unknown) + len(self._constants)
+        return make_table([0, *unknown, *constants, 0, *self._more])
 
     @classmethod
-    def of(cls, compiled: Compiled) -> Self:
+    def of(cls, compiled: Compiled, arena: Arena | None = None) -> Self:
         """What was compiled here and now."""
         plan = compiled.plan
         compilation = Compilation(
             compiled.program.code, compiled.arena_bytes, plan.constants, compiled.prepared_bytes
         )
-        return cls(Face.of(plan.graph), compiled.program, compilation, lambda: plan)
+        return cls(Face.of(plan.graph), compiled.program, compilation, lambda: plan, arena)
 
     @cached_property
     def plan(self) -> Plan:
@@ -249,22 +247,23 @@ class TvmExecutable:
 
     @property
     def peak_bytes(self) -> int:
-        """Bytes of the arena, the workspace of kernels included, and of what is prepared: what is
-        allocated."""
-        return self._arena.nbytes + self._prepared.nbytes
+        """Bytes that it needs of its arena, which other programs may use between its runs: for
+        temporary values, for the workspace of kernels, and for what is prepared."""
+        return self._claim.nbytes + self._claim.kept_bytes
 
     @property
     def prepared_bytes(self) -> int:
         """Bytes of what is computed of weights alone, and kept until a weight changes."""
-        return self._prepared.nbytes
+        return self._claim.kept_bytes
 
     def __call__(self, state: TvmState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; outputs are fresh arrays, updates are applied to `state`."""
         given = [self._input(blank, inputs) for blank in self.face.inputs]
         made = [blank.make() for blank in self.face.outputs]
         table = self._table
-        with self.program.lock:
+        with self._arena.lock, self.program.lock:
             self._locate(state)
+            self._make_room()
             for place, (_, address) in enumerate(given, 1):
                 table[place] = address
             for place, (_, address) in enumerate(made, self._outputs_begin):
@@ -298,17 +297,24 @@ class TvmExecutable:
         Returns the time of the state for which everything is prepared after the run.
         """
         clock = state.clock
-        if self._prepared.nbytes:
+        if self._claim.kept_bytes:
             kept, since = self._prepared_for or (None, 0)
             fresh = kept is state and (
                 since == clock or not state.changed_since(since, self._reads)
             )
-            self._prepared[0] = not fresh
+            self._arena.put(self._claim, not fresh)
             self._prepared_for = None  # as long as the program runs
         if self.face.writes:  # nothing that was prepared depends on them
             state.touch(self.face.writes)
             clock += state.clock == clock + 1
         return clock
+
+    def _make_room(self) -> None:
+        """Note where the arena lies, and what is prepared there, if that is there still."""
+        if not self._arena.make_room(self._claim):
+            self._prepared_for = None
+        self._table[0] = self._arena.address
+        self._table[self._prepared_at] = self._arena.address + (self._claim.kept_at or 0)
 
     def _locate(self, state: TvmState) -> None:
         """Note where the state's arrays lie, unless none has moved."""
@@ -334,19 +340,19 @@ class TimedExecutable(TvmExecutable):
         """A program and what it notes."""
         self = cls.of(compiled)
         self.noted = noted
-        self._log = aligned_empty(TensorType(u8, (noted.nbytes,)))
-        self._more = (address_of(self._log),)
+        self._log = Block(noted.nbytes)
+        self._more = (self._log.address,)
         self._table = self._blank_table()
         return self
 
     def __call__(self, state: TvmState, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; `times` are those of this run then."""
-        self._log[...] = 0
+        self._log.bytes[...] = 0
         return super().__call__(state, inputs)
 
     def times(self) -> list[tuple[Event, np.ndarray]]:
         """Of each event, begin and end in nanoseconds of each time that it happened."""
-        found = ((event, event.times(self._log)) for event in self.noted.events)
+        found = ((event, event.times(self._log.bytes)) for event in self.noted.events)
         return [(event, times[times[:, 0] > 0]) for event, times in found]
 
 
@@ -366,6 +372,7 @@ class TvmBackend:
         self.options = options
         target = options.target
         # Threads as of now, whatever the settings are when something is compiled.
+        self._arena = Arena()
         self._target = target if "-num-cores" in target else f"{target} -num-cores={host_cores()}"
         if target != "cpu":
             _ = self.target  # what is unknown is refused now
@@ -398,7 +405,7 @@ class TvmBackend:
             context = contextvars.copy_context()  # the settings in force here
             program, face = load(found.code), Face.of(graph, sizes)
             return TvmExecutable(
-                face, program, found, lambda: context.run(self._plan, graph, sizes)
+                face, program, found, lambda: context.run(self._plan, graph, sizes), self._arena
             )
         executable = self._compile(graph, sizes)
         cache.put(key, executable.compilation)
@@ -427,7 +434,7 @@ class TvmBackend:
             plan = self._plan(graph, sizes)
             compiled = compile_plan(plan, self.target, self._choices(plan))
         give_back()
-        return TvmExecutable.of(compiled)
+        return TvmExecutable.of(compiled, self._arena)
 
     def _choices(self, plan: Plan) -> Choices:
         """What a search finds in the time that the user gives it."""

@@ -154,7 +154,7 @@ def test_a_residence_holds_the_array():
     v = Variable(np.zeros(2, np.float32), name="v")
     shelf = Shelf()
     shelf.arrays["v"] = np.array([5, 6], np.float32)
-    v.residence = shelf
+    v.move_to(shelf)
     np.testing.assert_array_equal(v.numpy(), [5, 6])
     np.testing.assert_array_equal(v + 1, [6, 7])
     v.assign([1, 2])

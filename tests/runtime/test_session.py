@@ -89,6 +89,65 @@ def test_two_backends_share_one_model():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_an_array_is_held_once(backend):
+    """The device has the only one, and gives copies of it."""
+    model = build()
+    fast = hf.compile(model, backend=backend)
+    before = weights(model)
+    fast.predict_on_batch(data()[0])
+    assert all(v.residence is fast.device and v._array is None for v in model.variables)
+    assert same(before, weights(model))
+    model.weights[0].numpy()[...] = 9
+    assert same(before, weights(model))
+    fast.train_on_batch(*data())
+    assert all(v.residence is fast.device for v in model.optimizer.variables)
+    moved = weights(model)
+    other = hf.compile(model, backend="eager")
+    np.testing.assert_allclose(
+        other.predict_on_batch(data()[0]), fast.predict_on_batch(data()[0]), rtol=1e-5, atol=1e-6
+    )
+    assert same(moved, weights(model))
+
+
+def test_a_device_without_memory_leaves_every_variable_readable(monkeypatch):
+    model = build()
+    fast = hf.compile(model)
+    before, calls = weights(model), []
+    write = fast.device.state.write
+
+    def full(name, array):
+        calls.append(name)
+        if len(calls) == 3:
+            raise MemoryError
+        write(name, array)
+
+    monkeypatch.setattr(fast.device.state, "write", full)
+    with pytest.raises(MemoryError):
+        fast.train_on_batch(*data())
+    assert same(before, weights(model))
+    model.weights[-1].assign(np.full(3, 2.0))
+    model.weights[0].assign(before[0] + 1)
+    fast.train_on_batch(*data())
+    assert len(calls) > 3
+    np.testing.assert_allclose(model.weights[-1].numpy(), 2.0, atol=0.01)
+    np.testing.assert_allclose(model.weights[0].numpy(), before[0] + 1, atol=0.01)
+
+
+def test_weights_can_be_read_while_they_move():
+    """Two programs of one model take its variables from each other; a third thread looks."""
+    model = build(optimizer=hf.optimizers.SGD(0.0))
+    programs = [hf.compile(model), hf.compile(model, backend="eager")]
+    before, x = weights(model), data()[0]
+    for program in programs:
+        program.predict_on_batch(x)
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(lambda: [p.predict_on_batch(x) for _ in range(40) for p in programs])
+        while not done.done():
+            assert same(before, weights(model))
+        done.result()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_threads_do_not_disturb_each_other(backend):
     fast = hf.compile(build(), backend=backend)
     inputs = [data()[0] + i for i in range(4)]
