@@ -131,7 +131,11 @@ def join_neighbours(count: int, pair: Index, element: Callable[[Index], Expr]) -
     high = element(emit.minimum(2 * pair + 1, count - 1))
     if isinstance(inside, bool):
         return join(low, high if inside else zero_like(high))
-    return join(low, tirx.Select(inside, high, zero_like(high)))
+    # Not a choice between the element and zero: in a branch TVM drops the minimum, and LLVM then
+    # reads in vain, but beyond the end of the array.
+    mask = tirx.Select(inside, emit.constant(0xFFFF, STORED), emit.constant(0, STORED))
+    lanes = _lanes(high)
+    return join(low, top.bitwise_and(high, tirx.Broadcast(mask, lanes) if lanes > 1 else mask))
 
 
 def multiply_add(sums: Expr, left: Expr, right: Expr) -> Expr:

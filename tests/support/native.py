@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -20,23 +23,37 @@ SMALL = replace(TARGET.machine, vector_bits=128, vector_registers=10, l2=16 << 1
 """A machine of few registers: small shapes have many tiles there, and little code."""
 
 GUARD = 64
-"""Bytes before and after each array that no kernel may touch."""
+"""Bytes before each array, and up to the next multiple of it behind, that no kernel may touch."""
+
+_protect = ctypes.CDLL(None, use_errno=True).mprotect
+_protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """Copy an array to memory that begins at a multiple of 64 bytes, with a guard around it."""
-    block = np.full(array.nbytes + 3 * GUARD, 0xA5, np.uint8)
-    start = GUARD + -block.ctypes.data % GUARD
-    copy = block[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    """Copy an array to memory that begins at a multiple of 64 bytes, with guards around it.
+
+    It ends where memory does: reading or writing what lies 64 bytes behind it is a fault.
+    """
+    taken = -(-array.nbytes // GUARD) * GUARD
+    size = -(-(GUARD + taken) // mmap.PAGESIZE) * mmap.PAGESIZE
+    pages = np.frombuffer(mmap.mmap(-1, size + mmap.PAGESIZE), np.uint8)
+    if _protect(pages.ctypes.data + size, mmap.PAGESIZE, 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    block = pages[:size]
+    block[...] = 0xA5
+    copy = block[size - taken :][: array.nbytes].view(array.dtype).reshape(array.shape)
     copy[...] = array
+    _blocks[id(copy)] = block
+    weakref.finalize(copy, _blocks.pop, id(copy))
     return copy
+
+
+_blocks: dict[int, np.ndarray] = {}  # by the array that lies in it
 
 
 def guard_holds(array: np.ndarray) -> bool:
     """Whether the bytes around an array of `aligned` are as they were."""
-    block = array
-    while block.base is not None:
-        block = block.base
+    block = _blocks[id(array)]
     start = array.ctypes.data - block.ctypes.data
     return bool((block[:start] == 0xA5).all() and (block[start + array.nbytes :] == 0xA5).all())
 
