@@ -7,7 +7,8 @@
 
 The roofline of a kernel is the larger of two times: its operations at the rate of a large matrix
 product, and its operands and result, each moved once, at the bandwidth of a sum of two arrays
-of that size; both are measured in the same run. The peer, if any, is PyTorch (oneDNN) with as many
+of that size; both are measured in the same run. What computes with arrays (`arrays`) is compiled
+from a graph, and its operations are not counted. The peer, if any, is PyTorch (oneDNN) with as many
 threads and the same layout of memory, timed in turns with the native kernel.
 """
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import math
 import os
 import time
@@ -32,6 +32,8 @@ from ..codegen.tvm.schedules import conv, conv_kernel_grad, max_pool_grad, windo
 from ..codegen.tvm.schedules.conv import Geometry
 from ..codegen.tvm.schedules.window import Windows
 from ..codegen.tvm.target import Target, parse_target
+from . import arrays
+from .arrays import ArrayCase, Run, aligned, compiled
 
 OPS = ("forward", "input", "kernel")
 _BURST = 0.003  # seconds of calls that one measurement takes
@@ -135,7 +137,7 @@ def _pool(kind: str, size: int, channels: int, kernel: int, stride: int) -> Case
     return Case(size, channels, channels, kernel, stride, padding, channels, pool=kind)
 
 
-FAMILIES: dict[str, tuple[Case, ...]] = {
+FAMILIES: dict[str, tuple[Case | ArrayCase, ...]] = {
     "small": (  # the bench's cnn and resnet
         Case(28, 1, 32, 3, batch=128),
         Case(13, 32, 64, 3, batch=128),
@@ -166,7 +168,9 @@ FAMILIES: dict[str, tuple[Case, ...]] = {
         *(_depthwise(14, 672, 5, 2), _depthwise(7, 960, 3), _depthwise(7, 1152, 5)),
     ),
     "grouped": (
-        replace(_conv(56, 128, 128, 3), groups=32),
+        *(replace(_conv(56, 128, 128, 3), groups=32), replace(_conv(14, 512, 512, 3), groups=32)),
+        *(replace(_conv(28, 256, 256, 3, 2), groups=32), replace(_conv(56, 24, 96, 1), groups=3)),
+        *(replace(_conv(28, 256, 256, 1), groups=8), replace(_conv(28, 64, 128, 3), groups=64)),
         replace(_conv(28, 256, 256, 3), groups=4),
         Case(56, 64, 64, 3, padding=(2, 2), dilation=2),
     ),
@@ -174,14 +178,14 @@ FAMILIES: dict[str, tuple[Case, ...]] = {
     "pool": (
         *(_pool("max", 112, 64, 3, 2), _pool("max", 128, 32, 2, 2), _pool("avg", 56, 64, 2, 2)),
         *(_pool("avg", 7, 2048, 7, 7), _pool("avg", 28, 64, 3, 1)),
+        *(_pool("max", 28, 192, 3, 1), _pool("avg", 14, 512, 3, 2)),
         replace(_pool("max", 26, 32, 2, 2), batch=128),
     ),
+    **arrays.FAMILIES,
 }  # fmt: skip
 
 
 # --- native kernels --------------------------------------------------------------------------
-
-Run = Callable[[], object]
 
 
 def native(case: Case, op: str, arrays: list[np.ndarray], target: Target) -> Run:
@@ -236,20 +240,6 @@ def operands(case: Case, op: str) -> list[np.ndarray]:
         array[...] = random.standard_normal(array.shape)
         found.append(array)
     return found
-
-
-_HUGE = 2 << 20  # bytes of a large page
-_offsets = itertools.count()
-
-
-def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of f32 that begins at a multiple of 64 bytes, in large pages where NumPy asks for
-    them, as in a model's arena; small pages fall in the same sets of the cache by chance.
-    """
-    nbytes = 4 * math.prod(shape)
-    block = np.zeros(nbytes + 3 * _HUGE, np.uint8)
-    start = -block.ctypes.data % _HUGE + next(_offsets) % 64 * 4160
-    return block[start : start + nbytes].view(np.float32).reshape(shape)
 
 
 # --- PyTorch ---------------------------------------------------------------------------------
@@ -390,7 +380,7 @@ def _times(runs: list[Run], seconds: float, clock: Clock) -> list[list[float]]:
 
 
 def rows(
-    cases: Iterable[Case], ops: Iterable[str], options: argparse.Namespace
+    cases: Iterable[Case | ArrayCase], ops: Iterable[str], options: argparse.Namespace
 ) -> Iterator[tuple[str, ...]]:
     """One line of the table for each case and op, while they are measured."""
     limits = measure_limits(options.threads)
@@ -399,6 +389,9 @@ def rows(
     ))  # fmt: skip
     target = parse_target(f"cpu -num-cores={options.threads}")
     for case in cases:
+        if isinstance(case, ArrayCase):
+            yield _array_row(case, options, target, limits)
+            continue
         for op in ops:
             if case.pool and op == "kernel":
                 continue
@@ -411,24 +404,52 @@ def _row(
     arrays = operands(case, op)
     start = time.perf_counter()
     runs = [native(case, op, arrays, target)]
-    compiled = time.perf_counter() - start
+    took = time.perf_counter() - start
     if options.peer:
         run, result = peer(case, op)
         runs.append(run)
         runs[0]()
-        want = result()
-        error = np.abs(arrays[-1] - want).max() / max(1e-9, np.abs(want).max())
-        if not error < 1e-4:
-            raise AssertionError(f"{case.text} {op}: differs from the peer by {error:.1e}")
+        _compare(f"{case.text} {op}", arrays[-1], result())
+    return case.text, op, *_measured(runs, case.flops, case.nbytes(op), options, limits, took)
+
+
+def _array_row(
+    case: ArrayCase, options: argparse.Namespace, target: Target, limits: Limits
+) -> tuple[str, ...]:
+    operands, start = case.arrays(), time.perf_counter()
+    run, results, moved = compiled(case, operands, target)
+    took, runs = time.perf_counter() - start, [run]
+    if options.peer:
+        import torch
+
+        own = functools.partial(case.torch, torch, *map(torch.from_numpy, operands))
+        runs.append(own)
+        run()
+        found = own()
+        for result, want in zip(
+            results, found if isinstance(found, tuple) else (found,), strict=True
+        ):
+            _compare(case.text, result, want.numpy())
+    return case.text, "", *_measured(runs, 0, moved, options, limits, took)
+
+
+def _compare(text: str, got: np.ndarray, want: np.ndarray) -> None:
+    """Refuse a result that is not the peer's."""
+    error = np.abs(got - want).max() / max(1e-9, np.abs(want).max())
+    if not error < 1e-4:
+        raise AssertionError(f"{text}: differs from the peer by {error:.1e}")
+
+
+def _measured(
+    runs: list[Run], flops: int, nbytes: int, options: argparse.Namespace, limits: Limits,
+    compiled: float,
+) -> Iterator[str]:  # fmt: skip
     times = _times(runs, options.seconds, clock_for(options.threads))
     best, middle = min(times[0]), float(np.median(times[0]))
-    flops, nbytes = case.flops, case.nbytes(op)
-    line = [
-        case.text, op, f"{best * 1e3:.3f}", f"{middle * 1e3:.3f}", f"{flops / best / 1e9:.0f}",
-        f"{nbytes / best / 1e9:.1f}", f"{limits.seconds(flops, nbytes) / best:.0%}",
-    ]  # fmt: skip
-    line.append(f"{min(times[1]) / best:.2f}" if options.peer else "")
-    return (*line, f"{compiled:.2f}")
+    yield from (f"{best * 1e3:.3f}", f"{middle * 1e3:.3f}", f"{flops / best / 1e9:.0f}")
+    yield from (f"{nbytes / best / 1e9:.1f}", f"{limits.seconds(flops, nbytes) / best:.0%}")
+    yield f"{min(times[1]) / best:.2f}" if options.peer else ""
+    yield f"{compiled:.2f}"
 
 
 HEADER = (
@@ -450,7 +471,10 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     cases = [case for name in options.families for case in FAMILIES[name]]
     if options.batch:
-        cases = [replace(case, batch=options.batch) for case in cases]
+        cases = [
+            case if isinstance(case, ArrayCase) else replace(case, batch=options.batch)
+            for case in cases
+        ]
     print(" | ".join(HEADER))
     for row in rows(cases, options.ops.split(","), options):
         print(" | ".join(row), flush=True)

@@ -15,9 +15,11 @@ from tvm import tirx
 
 from ...ir.graph import Graph, Value, is_among
 from ...ir.types import Shape
+from ...passes.stored import cost
 from . import bfloat, emit
 from . import index as ix
 from .cost import serial_nanoseconds, tasks_for, traffic
+from .cuts import PARTS, Part, cut
 from .emit import Buffer, Stmt
 from .evaluator import Evaluator, loads
 from .index import Index, Indices
@@ -65,7 +67,7 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
 
         traverse(nest, (*shape[:-1], width), lanes, tasks, elements)
     elif across is None:
-        traverse(nest, shape, lanes, tasks, element)
+        traverse_parts(nest, cut_loops(body, shape, lanes), lanes, tasks, element)
     else:
         traverse_blocks(nest, shape, across, lanes, tasks, element)
     return nest.finish()
@@ -157,6 +159,46 @@ def traverse(
         spread(nest, math.prod(outer[:split]), tasks, part)
     else:
         loops(nest, outer, lambda at: _spread_row(nest, inner, lanes, tasks, at, element))
+
+
+def traverse_parts(
+    nest: Nest,
+    parts: Sequence[Sequence[Part]],
+    lanes: int,
+    tasks: int,
+    element: Callable[[Indices], None],
+) -> None:
+    """As `traverse`, over loops that are cut in parts."""
+    shape = tuple(sum(part.length for part in own) for own in parts)
+    first = next((i for i, own in enumerate(parts) if len(own) > 1), None)
+    if first is None:
+        traverse(nest, shape, lanes, tasks, element)
+        return
+    outer, rows = shape[:first], math.prod(shape[:first])
+
+    def inside(at: Indices) -> None:
+        if len(at) < len(parts) - 1:
+            for part in parts[len(at)]:
+                nest.loop(
+                    part.length, lambda i, part=part: inside((*at, i + part.first)), name="part"
+                )
+            return
+        for part in parts[-1]:
+            nest.strips(part.length, lanes, lambda j, part=part: element((*at, j + part.first)))
+
+    if tasks == 1:
+        loops(nest, outer, inside)
+    elif rows >= 4 * tasks or (rows > 1 and rows % tasks == 0):
+        spread(nest, rows, tasks, lambda flat: inside(ix.delinearize(flat, outer)))
+    else:
+        for part in parts[first]:
+
+            def moved(at: Indices, begin: int = part.first) -> None:
+                element((*at[:first], at[first] + begin, *at[first + 1 :]))
+
+            one = [*parts[:first], [Part(0, part.length)], *parts[first + 1 :]]
+            is_large = part.length * len(parts[first]) >= shape[first]
+            traverse_parts(nest, one, lanes, tasks if is_large else 1, moved)
 
 
 def loops(
@@ -289,6 +331,23 @@ def pieces_of(body: Graph, shape: Sizes, lanes: int) -> int:
 
 
 _PIECES = 8
+_PARTS_COST = 48  # operations that are written out for all parts of loops
+
+
+def cut_loops(body: Graph, shape: Sizes, lanes: int) -> list[list[Part]]:
+    """The loops over `shape`, cut where elements come from another operand."""
+    terms = [ix.Loop(_NO_VARIABLE, 0, max(n, 1) - 1, 1) for n in shape]
+    most = min(PARTS, _PARTS_COST // max(1, sum(map(cost, body.nodes))))
+    moving = any(n.op.name == "dynamic_update" for n in body.nodes)
+    if most <= 1 or moving or 0 in shape:
+        return [[Part(0, n)] for n in shape]
+    flat = ix.linearize(tuple(map(ix.of, terms)), shape)
+    positions = [
+        position
+        for value in dict.fromkeys(body.outputs)
+        for position in loads((value,), ix.delinearize(flat, value.shape), frozenset())
+    ]
+    return cut(terms, positions, lanes, most)
 
 
 def _are_separate(body: Graph, shape: Sizes, count: int) -> bool:

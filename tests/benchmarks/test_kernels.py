@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hornfels.benchmarks.arrays import ArrayCase, compiled
 from hornfels.benchmarks.kernels import FAMILIES, OPS, Case, native, operands, same
 from hornfels.codegen.tvm.target import parse_target
 from hornfels.ir.op import get
+from hornfels.ir.types import f32
 
 CASES = {
     "plain": Case(6, 4, 8, 3, padding=(1, 1), batch=2),
@@ -37,6 +39,15 @@ def test_native_kernel_is_the_op(case, op):
     np.testing.assert_allclose(arrays[-1], want, rtol=1e-4, atol=1e-4)
 
 
+def test_a_case_of_arrays_is_its_graph():
+    case = ArrayCase("sum", (f32(5, 3), f32(5, 3)), lambda x, y: x * y, lambda torch, x, y: x * y)
+    operands = case.arrays()
+    run, (result,), moved = compiled(case, operands, parse_target("cpu -num-cores=1"))
+    run()
+    np.testing.assert_array_equal(result, operands[0] * operands[1])
+    assert moved == 3 * 5 * 3 * 4
+
+
 def test_work_is_counted():
     case = Case(5, 4, 8, 3, 2, (1, 1), batch=2)
     assert case.result == 3
@@ -46,5 +57,8 @@ def test_work_is_counted():
 
 def test_families_hold_valid_cases():
     for case in (case for family in FAMILIES.values() for case in family):
+        if isinstance(case, ArrayCase):
+            assert case.graph().outputs
+            continue
         assert case.result > 0
         assert case.channels % case.groups == case.outputs % case.groups == 0
