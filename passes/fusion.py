@@ -264,7 +264,7 @@ def _merge_attentions(groups: Groups) -> None:
 
 def _merge_epilogues(groups: Groups) -> None:
     """A root takes the pointwise groups over its output: bias, activation, gradient gate."""
-    updates = {new for _, new in groups.graph.updates}
+    updates = _updating(groups)
     for root in [g for g in groups.groups if g.form == "rooted"]:
         changed = True
         while changed:
@@ -274,6 +274,18 @@ def _merge_epilogues(groups: Groups) -> None:
                     groups.merge(root, reader)
                     changed = True
                     break
+
+
+def _updating(groups: Groups) -> set[Value]:
+    """The new state, and what pointwise groups compute for it and for nothing else."""
+    found = {new for _, new in groups.graph.updates}
+    results = set(groups.graph.outputs)
+    for group in reversed(groups.groups):
+        readers = groups.readers(group)
+        only = all(not found.isdisjoint(r.outputs) and r.form == "pointwise" for r in readers)
+        if group.form == "pointwise" and readers and only and results.isdisjoint(group.outputs):
+            found.update(group.outputs)
+    return found
 
 
 def _fits_epilogue(groups: Groups, root: Group, reader: Group, updates: set[Value]) -> bool:

@@ -20,6 +20,7 @@ from ..ir.graph import Graph
 from ..ir.rewrite import Report, Rewriter, Rule
 from .rules.algebra import ALGEBRA
 from .rules.contraction import CONTRACTION
+from .rules.factor import FACTORS
 from .rules.motion import MOTION
 from .rules.reduction import REDUCTION
 from .rules.shape import SHAPE
@@ -27,7 +28,7 @@ from .rules.sinking import SINKING
 from .rules.strength import STRENGTH
 
 RULES: tuple[Rule, ...] = (
-    *ALGEBRA, *STRENGTH, *SHAPE, *REDUCTION, *CONTRACTION, *SINKING, *MOTION,
+    *ALGEBRA, *STRENGTH, *SHAPE, *REDUCTION, *CONTRACTION, *SINKING, *MOTION, *FACTORS,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ..ir.graph import Graph, Node, Value
+from .derivatives import derivatives
 from .outline import BARRIER, POINTWISE, VIEWS, is_scalar_constant
 
 ROOTED = frozenset({"contraction", "window", "opaque", "region"})
@@ -75,6 +76,7 @@ def choose_stored(graph: Graph, steady: Collection[Value] = frozenset()) -> dict
                 stored[value] = None
             else:
                 inlined[value] = whole
+    stored.update(dict.fromkeys(derivatives(graph, stored, cost, RECOMPUTE_COST)))
     return stored
 
 

@@ -328,3 +328,45 @@ def test_a_dense_layer_over_a_sequence_is_one_kernel_forward():
     (call,) = fuse(graph)
     assert call.kernel.root == "matmul"
     assert inside(call)[-1] == "mul"
+
+
+def _after_a_product(second: str) -> str:
+    return f"""graph g(%x: f32[4096,64], %w: f32[64,512]) {{
+      %0: f32[4096,512] = matmul[transpose_a=False, transpose_b=False](%x, %w)
+      %1: f32[4096,512] = erf(%0)
+      %2: f32[4096,512] = mul(%0, %1)
+      %3: f32[64,512] = matmul[transpose_a=True, transpose_b=False](%x, %2)
+      %4: f32[4096,512] = matmul[transpose_a=False, transpose_b=False](%x, %3)
+      %5: f32[4096,512] = exp(%0)
+      %6: f32[4096,512] = add(%1, %5)
+      %7: f32[4096,512] = mul(%4, %6)
+      %8: f32[4096,512] = mul(%4, {second})
+      return a=%7, b=%8
+    }}"""
+
+
+def test_a_derivative_is_stored_in_place_of_the_product_that_it_is_computed_from():
+    calls = fuse(parse(_after_a_product("%4")))
+    assert [v.node.op.name for v in calls[0].outputs] == ["mul", "add"]
+    assert [call.kernel.root for call in calls] == ["matmul"] * 3
+
+
+def test_a_product_that_is_needed_later_is_stored():
+    calls = fuse(parse(_after_a_product("%0")))
+    assert calls[0].outputs[0].node.op.name == "matmul"
+    assert "add" not in [v.node.op.name for v in calls[0].outputs]
+
+
+def test_what_only_new_state_is_computed_of_stays_out_of_a_product():
+    """Adding gradients up and updating from the sum is one pass over memory."""
+    graph = parse("""graph g(%x: f32[8,64], %dy: f32[8,32], %l: bool[];\
+      %s: f32[64,32], %w: f32[64,32]) {
+      %0: f32[64,32] = matmul[transpose_a=True, transpose_b=False](%x, %dy)
+      %1: f32[64,32] = add(%0, %s)
+      %2: bool[64,32] = broadcast[shape=(64, 32), axes=()](%l)
+      %3: f32[64,32] = sub(%w, %1)
+      %4: f32[64,32] = select(%2, %3, %w)
+      %5: f32[64,32] = select(%2, %0, %1)
+      return ; %s=%5, %w=%4
+    }""")
+    assert [call.kernel.root for call in fuse(graph)] == ["matmul", "pointwise"]
