@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import threading
 import weakref
 from dataclasses import dataclass
 
 import numpy as np
+
+from ..codegen.native.fork import renew_in_children
 
 ALIGNMENT = 64
 """Kernels assume memory that begins at multiples of so many bytes."""
@@ -107,7 +108,7 @@ class Arena:
         self._floor = 0  # programs that change nothing work below
         self._last: weakref.ref[Claim] | None = None
         self._claims: weakref.WeakSet[Claim] = weakref.WeakSet()  # those that keep something
-        _arenas.add(self)
+        renew_in_children(self)
 
     @property
     def nbytes(self) -> int:
@@ -172,16 +173,6 @@ class Arena:
         self._block = Block(0)  # not two at a time
         self._block = Block(max(nbytes, room_for_all))
 
-    def _forked(self) -> None:
-        self.lock = threading.Lock()  # a thread that held the other is not in this process
-
-
-_arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    for arena in list(_arenas):
-        arena._forked()
-
-
-os.register_at_fork(after_in_child=_forked)
+    def forked(self) -> None:
+        """Have a lock that no thread of the parent process holds."""
+        self.lock = threading.Lock()

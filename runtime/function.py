@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..codegen.native.fork import renew_in_children
 from ..ir import Graph
 from ..ir.errors import ArgumentError, ShapeError
 from ..ir.evaluate import match_type
@@ -123,8 +124,13 @@ class CompiledFunction:
         self._function = function
         self._programs: dict[Any, Program] = {}
         self._last: Signature | None = function.declared
-        self._lock = threading.RLock()
+        self.forked()
+        renew_in_children(self)
         functools.update_wrapper(self, function.function, updated=())
+
+    def forked(self) -> None:
+        """Have a lock that no thread of the parent process holds."""
+        self._lock = threading.RLock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run once; results are arrays in the nest that the function returns."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..codegen.native.fork import renew_in_children
 from ..codegen.native.memory import give_back
 from ..ir import Graph, TensorType, symbol
 from ..ir.collector import rare_collection
@@ -163,6 +164,11 @@ class Step:
             self._executables[key] = self._pool.submit(context.run, self._compile, batch)
         return self._executables[key]
 
+    def forked(self, pool: ThreadPoolExecutor) -> None:
+        """Compile in these threads; what the parent's were at work on begins anew."""
+        self._pool = pool
+        self._executables = {key: e for key, e in self._executables.items() if e.done()}
+
     def _compile(self, batch: int) -> Executable:
         return self._backend.compile(self.graph, OPEN if self._backend.symbolic else {BATCH: batch})
 
@@ -201,8 +207,15 @@ class CompiledModel:
         self._steps: dict[Any, Step] = {}
         self._ready: dict[Any, tuple[Step, Executable]] = {}  # by all that a run depends on
         self._open: dict[Any, Mapping[str, TensorType]] = {}  # inputs with open sizes
+        self.forked()
+        renew_in_children(self)
+
+    def forked(self) -> None:
+        """Have a lock and threads of this process's own."""
         self._lock = threading.RLock()
         self._pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="hornfels-compile")
+        for step in self._steps.values():
+            step.forked(self._pool)
 
     # --- steps -------------------------------------------------------------------------------
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir.settings import current_settings
 from . import jit
+from .fork import renew_in_children
 from .pool import pool_of
 from .processor import host_processor
 
@@ -84,7 +83,7 @@ class NativeProgram:
         self._clear = (1 << 64) - 1 & ~flush
         self._set = flush if current_settings().denormals == "flush" else 0
         self.lock = threading.Lock()
-        _programs.add(self)
+        renew_in_children(self)
 
     def run(self, pointers: Sequence[int]) -> None:
         """Run all calls in order.
@@ -111,19 +110,9 @@ class NativeProgram:
     def __call__(self, pointers: Sequence[int]) -> None:
         self.run(pointers)
 
-    def _forked(self) -> None:
-        self.lock = threading.Lock()  # a thread that held the other is not in this process
-
-
-_programs: weakref.WeakSet[NativeProgram] = weakref.WeakSet()
-
-
-def _forked() -> None:
-    for program in list(_programs):
-        program._forked()
-
-
-os.register_at_fork(after_in_child=_forked)
+    def forked(self) -> None:
+        """Have a lock that no thread of the parent process holds."""
+        self.lock = threading.Lock()
 
 
 def load(code: NativeCode) -> NativeProgram:
