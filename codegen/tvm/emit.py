@@ -151,6 +151,27 @@ def let(value: Expr | int, body: Body, name: str = "value") -> Stmt:
     return seq(tirx.Bind(variable, value), body(variable))
 
 
+class Names:
+    """Statements in order, among them expressions that are computed once and have a name."""
+
+    def __init__(self) -> None:
+        self._statements: list[Stmt] = []
+
+    def of(self, name: str, value: Expr) -> Expr:
+        """A variable that is bound to a value, a scalar or a vector."""
+        variable = tirx.Var(name, value.ty)
+        self._statements.append(tirx.Bind(variable, value))
+        return variable
+
+    def emit(self, statement: Stmt) -> None:
+        """Append."""
+        self._statements.append(statement)
+
+    def finish(self) -> Stmt:
+        """All of them."""
+        return seq(*self._statements)
+
+
 def local(name: str, shape: Sequence[int], dtype: str, body: Callable[[Buffer], Stmt]) -> Stmt:
     """Declare a small array on the stack, in registers where every index is a constant."""
     array = stack_array(name, shape, dtype)

@@ -5,6 +5,7 @@ The ways, the first that fits:
 - *one tap*: a kernel of 1: a matrix product over all pixels, see `one_tap`.
 - *product*: windows as large as the image: a matrix product over images.
 - *depthwise*: one channel to one: vectors run along the channels.
+- *grouped*: groups of a few channels: a vector holds several groups' results.
 - *minimal filtering*: 3 x 3 taps on f32 images, where `winograd_cost` expects it to be faster.
 - *correlation*: everything else, see `correlation`. The input gradient is the correlation of the
   cotangent with reversed taps. With strides, only every stride-th tap meets an element, so each
@@ -25,6 +26,7 @@ from ..target import Machine
 from . import one_tap
 from .correlation import Correlation, Place, correlate
 from .depthwise import depthwise
+from .grouped import grouped, is_grouped
 from .matmul import matmul
 from .staging import Images, Ints
 from .tile import Epilogue, Store, accumulator, cast, flattened, store_to
@@ -172,6 +174,8 @@ def conv_input_grad(
     parts = [part(phases) for phases in itertools.product(*axes)]
     if depthwise_like:
         return depthwise(*parts)
+    if all(map(_is_grouped, parts)):
+        return grouped(*parts)
     if len(parts) == 1 or input_shape[0] < machine.cores:
         return emit.seq(*map(_solve, parts))
     return correlate(*parts)  # image by image, so that one is read and written in the cache
@@ -347,12 +351,19 @@ def _input_grad_by_zeros(
 def _solve(problem: Correlation) -> Stmt:
     if _is_depthwise(problem):
         return depthwise(problem)
+    if _is_grouped(problem):
+        return grouped(problem)
     parts = divide(problem)
     return emit.seq(*(winograd(p) if filtered else correlate(p) for p, filtered in parts))
 
 
 def _is_depthwise(problem: Correlation) -> bool:
     return problem.channels == problem.outputs == 1 and problem.groups > 1
+
+
+def _is_grouped(problem: Correlation) -> bool:
+    lanes = problem.machine.lanes(problem.dtype)
+    return is_grouped(problem.groups, problem.channels, problem.outputs, lanes)
 
 
 def positions(spatial: Ints, taps: Ints, g: Geometry) -> Ints:

@@ -22,6 +22,7 @@ from . import one_tap
 from .axis import Axis
 from .conv import Geometry, extent, is_one_tap, positions
 from .depthwise_grad import DepthwiseGrad, depthwise_grad
+from .grouped import is_grouped
 from .staging import Images, Ints, Stage, stage_bytes
 from .tile import (
     Epilogue,
@@ -90,7 +91,10 @@ def conv_kernel_grad(
         dtype,
         machine,
     )
-    if some and channels == 1 and total == g.groups > 1:
+    group = channels, total // g.groups
+    if some and (
+        (group == (1, 1) and g.groups > 1) or is_grouped(g.groups, *group, machine.lanes(dtype))
+    ):
         return _depthwise(images, dy, sizes, tuple(taps), g, epilogue)
     short = emit.dtype_of(x) == emit.dtype_of(dy) == bfloat.STORED
     paired = short and bfloat.pairs_fit(machine)
@@ -125,7 +129,8 @@ def _depthwise(
             strict=True,
         )
     )  # fmt: skip
-    problem = DepthwiseGrad(images, dy, axes, images.machine, epilogue)
+    group = (images.channels // g.groups, emit.shape_of(dy)[-1] // g.groups)
+    problem = DepthwiseGrad(images, dy, axes, images.machine, epilogue, group)
     return depthwise_grad(problem, staged=staged)
 
 

@@ -1,5 +1,8 @@
 """Kernel gradients where each channel has weights of its own: vectors run along the channels.
 
+Groups of a few channels have vectors of several groups' cotangents, as in `grouped`: the sums are
+one vector for each tap and channel of a group.
+
 A task runs over the rows of images, and tile by tile over the positions of a row; vector by vector
 of channels it adds what a tile sees to the sums of one row of taps after another. The sums lie in
 the first-level cache, in registers while a tile is added. (To hold the sums of some channels in
@@ -15,18 +18,22 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import tvm
+
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
 from .axis import Axis
 from .depthwise import Load, Place, over_ranges
+from .grouped import block_width, own_channel
 from .staging import Images, Ints, Stage
-from .tile import Epilogue, cast, element_bytes, tasks_for
+from .tile import Epilogue, cast, element_bytes, neighbours, tasks_for
 
 _PIXELS = 8  # neighbours whose code is written out
 _SUMS = 4  # one part in so many of the first-level cache is for sums
 _STREAMED = 4  # images of so many times the second-level cache come from memory
 _ROW = 64  # positions after which going on to other channels is cheap
+_HELD = 24  # vectors of sums in registers
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,9 @@ class DepthwiseGrad:
     machine : Machine
         What to choose tiles for.
     epilogue : Epilogue
-        Gets ``(*tap, 0, channel)``.
+        Gets ``(*tap, channel of the group, result)``.
+    group : tuple of int
+        Channels and results of a group.
     """
 
     images: Images
@@ -52,6 +61,7 @@ class DepthwiseGrad:
     axes: tuple[Axis, ...]
     machine: Machine
     epilogue: Epilogue
+    group: tuple[int, int] = (1, 1)
 
     @property
     def dtype(self) -> str:
@@ -59,7 +69,14 @@ class DepthwiseGrad:
 
     @property
     def lanes(self) -> int:
-        return self.machine.lanes(self.dtype)
+        """Results of whole groups in a vector."""
+        outputs = self.group[1]
+        return block_width(self.channels // outputs, outputs, self.machine.lanes(self.dtype))
+
+    @property
+    def terms(self) -> int:
+        """Sums of one result: taps and channels of its group."""
+        return math.prod(self.taps) * self.group[0]
 
     @property
     def batch(self) -> int:
@@ -67,6 +84,7 @@ class DepthwiseGrad:
 
     @property
     def channels(self) -> int:
+        """Of the cotangents."""
         return emit.shape_of(self.dy)[-1]
 
     @property
@@ -91,12 +109,12 @@ class DepthwiseGrad:
     @property
     def groups(self) -> int:
         """Parts of the channels whose sums fit their share of the first-level cache."""
-        nbytes = math.prod(self.taps) * self.channels * element_bytes(self.dtype)
+        nbytes = self.terms * self.channels * element_bytes(self.dtype)
         return max(1, min(-(-nbytes * _SUMS // self.machine.l1), self.channels // self.lanes))
 
     @property
     def tasks(self) -> int:
-        work = 2 * math.prod(emit.shape_of(self.dy)) * math.prod(self.taps)
+        work = 2 * math.prod(emit.shape_of(self.dy)) * self.terms
         return min(tasks_for(work, self.machine), self.batch * self.blocks)
 
 
@@ -106,7 +124,8 @@ def depthwise_grad(problem: DepthwiseGrad, *, staged: bool) -> Stmt:
         source = problem.images.source
 
         def load(task: Index, n: Index, element: Place, channel: Index) -> Expr:
-            return cast(source[(n, *element, channel)], problem.dtype)
+            value = source[(n, *element, channel)]
+            return cast(value, problem.dtype, tvm.DataType(str(value.ty)).lanes)
 
         return _with_sums(problem, lambda sums, task: _task(problem, sums, task, load, None))
 
@@ -120,7 +139,7 @@ def depthwise_grad(problem: DepthwiseGrad, *, staged: bool) -> Stmt:
 
 
 def _with_sums(problem: DepthwiseGrad, task: Callable[[Buffer, Index], Stmt]) -> Stmt:
-    shape = (problem.tasks, math.prod(problem.taps), problem.channels)
+    shape = (problem.tasks, problem.terms, problem.channels)
     return emit.scratch(
         "sums",
         shape,
@@ -141,11 +160,11 @@ def _task(
 ) -> Stmt:
     zero = emit.constant(0, problem.dtype)
     clear = emit.serial(
-        math.prod(problem.taps),
-        lambda tap: emit.strips(
-            problem.channels, problem.lanes, lambda c: emit.store(sums, (task, tap, c), zero)
+        problem.terms,
+        lambda term: emit.strips(
+            problem.channels, problem.lanes, lambda c: emit.store(sums, (task, term, c), zero)
         ),
-        "tap",
+        "term",
     )
     first, count = emit.split_range(problem.batch * problem.blocks, problem.tasks, task)
 
@@ -235,38 +254,68 @@ class _Run:
     def _row_of_taps(
         self, head: Place, outer: Place, pixels: tuple[Index, int], channel: Index
     ) -> Stmt:
-        lanes, last = self.part.lanes, self.problem.axes[-1]
+        last, channels = self.problem.axes[-1], self.problem.group[0]
         flat: Index = 0
         for tap, taps in zip(head, self.problem.taps, strict=False):
             flat = flat * taps + tap
+        at_once = max(1, min(channels, _HELD // max(1, last.taps)))
+        return emit.seq(
+            *(
+                self._terms(flat, head, outer, pixels, channel, chosen)
+                for first in range(0, channels, at_once)
+                for chosen in [range(first, min(channels, first + at_once))]
+            )
+        )
 
-        def move(body: Callable[[int, Expr, Index], Stmt]) -> Stmt:
+    def _terms(
+        self, flat: Index, head: Place, outer: Place, pixels: tuple[Index, int], channel: Index,
+        chosen: range,
+    ) -> Stmt:  # fmt: skip
+        """What is added for some channels of each group, and all taps of the last axis."""
+        lanes, last, channels = self.part.lanes, self.problem.axes[-1], self.problem.group[0]
+
+        def move(body: Callable[[Index, Index, Index], Stmt]) -> Stmt:
             return emit.seq(
                 *(
-                    emit.vectorized(
-                        lanes,
-                        lambda lane, t=t: body(t * lanes + lane, flat * last.taps + t, lane),
-                    )
-                    for t in range(last.taps)
+                    emit.vectorized(lanes, lambda lane, at=at, term=term: body(at, term, lane))
+                    for t, (number, c) in itertools.product(range(last.taps), enumerate(chosen))
+                    for at in [(t * len(chosen) + number) * lanes]
+                    for term in [(flat * last.taps + t) * channels + c]
                 )
             )
 
         def body(held: Buffer) -> Stmt:
             sums, task = self.sums, self.task
-            begin = move(lambda at, tap, j: emit.store(held, (at,), sums[task, tap, channel + j]))
-            end = move(lambda at, tap, j: emit.store(sums, (task, tap, channel + j), held[at]))
-            return emit.seq(begin, self._add(held, head, outer, pixels, channel), end)
+            begin = move(lambda at, term, j: emit.store(held, (at + j,),
+                                                        sums[task, term, channel + j]))  # fmt: skip
+            end = move(lambda at, term, j: emit.store(sums, (task, term, channel + j),
+                                                      held[at + j]))  # fmt: skip
+            if self.problem.group == (1, 1):
+                return emit.seq(begin, self._add(held, head, outer, pixels, channel), end)
+            return emit.seq(begin, self._shuffled(held, head, outer, pixels, channel, chosen), end)
 
-        return emit.local("held", (last.taps * lanes,), self.problem.dtype, body)
+        size = last.taps * len(chosen) * lanes
+        return emit.local("held", (size,), self.problem.dtype, body) if size else emit.NOTHING
+
+    def _seen(self, head: Place, outer: Place) -> list[Index]:
+        """The element of all axes but the last that is seen."""
+        axes = self.problem.axes
+        return [axis.element(p, tap) for axis, p, tap in zip(axes, outer, head, strict=False)]
+
+    def _pairs(self, start: Index, count: int) -> list[tuple[int, int]]:
+        """The (position, tap) of a tile that see an element."""
+        last = self.problem.axes[-1]
+        return [
+            (i, t) for i, t in itertools.product(range(count), range(last.taps))
+            if not isinstance(start, int) or last.sees(start + i, t)
+        ]  # fmt: skip
 
     def _add(
         self, held: Buffer, head: Place, outer: Place, pixels: tuple[Index, int], channel: Index
     ) -> Stmt:
         problem, last = self.problem, self.problem.axes[-1]
         (start, count), lanes = pixels, self.part.lanes
-        rows = [
-            axis.element(p, tap) for axis, p, tap in zip(problem.axes, outer, head, strict=False)
-        ]
+        rows = self._seen(head, outer)
 
         def add(i: int, tap: int, lane: Index) -> Stmt:
             seen = self.load(self.n, (*rows, last.element(start + i, tap)), channel + lane)
@@ -277,10 +326,40 @@ class _Run:
         return emit.seq(
             *(
                 emit.vectorized(lanes, lambda lane, i=i, t=t: add(i, t, lane))
-                for i, t in itertools.product(range(count), range(last.taps))
-                if not isinstance(start, int) or last.sees(start + i, t)
+                for i, t in self._pairs(start, count)
             )
         )
+
+    def _shuffled(
+        self, held: Buffer, head: Place, outer: Place, pixels: tuple[Index, int], channel: Index,
+        chosen: range,
+    ) -> Stmt:  # fmt: skip
+        """The same for groups of a few channels: each pixel is loaded once for all that see it."""
+        problem, last, lanes = self.problem, self.problem.axes[-1], self.part.lanes
+        (start, count), (channels, outputs) = pixels, problem.group
+        uses: dict[int, list[tuple[int, int]]] = {}
+        for i, tap in self._pairs(start, count):
+            uses.setdefault(i * last.stride + tap * last.dilation, []).append((i, tap))
+        first = channel // problem.lanes * (problem.lanes // outputs * channels)
+        names = emit.Names()
+        cotangents = [
+            names.of("dy", cast(
+                problem.dy[(self.n, *outer, start + i, neighbours(channel, lanes))],
+                problem.dtype, lanes,
+            ))
+            for i in range(count)
+        ]  # fmt: skip
+        for offset, some in uses.items():
+            place = (*self._seen(head, outer), last.element(start, 0) + offset)
+            for number, c in enumerate(chosen):
+                seen = own_channel(
+                    lambda at, place=place: self.load(self.n, place, at), first, c,
+                    problem.group, lanes, names.of,
+                )  # fmt: skip
+                for i, tap in some:
+                    at = neighbours((tap * len(chosen) + number) * lanes, lanes)
+                    names.emit(emit.store(held, (at,), held[at] + seen * cotangents[i]))
+        return names.finish()
 
     def _ahead(self, outer: Place, start: Index, count: int) -> Stmt:
         """Fetch what the tile below sees first as it lies in memory: up to twice as fast."""
@@ -293,8 +372,8 @@ class _Run:
 
         def fetch(buffer: Buffer, row: Index, first: Index, pixels: int) -> Stmt:
             def pixel(i: Index, v: Index) -> Stmt:
-                place = (self.n, row, first + i, self.part.first + v * self.part.lanes)
-                return emit.prefetch(buffer[place], level=2)
+                channel = self.part.first + v * self.part.lanes
+                return emit.prefetch(buffer[self.n, row, first + i, channel], level=2)
 
             return emit.serial(
                 pixels,
@@ -311,14 +390,14 @@ class _Run:
 def _add_up(problem: DepthwiseGrad, sums: Buffer) -> Stmt:
     """Add the tasks' sums and hand the results to the epilogue."""
 
-    def tap(flat: Index) -> Stmt:
+    def term(flat: Index) -> Stmt:
         def element(channel: Index) -> Stmt:
             total = sums[0, flat, channel]
             for task in range(1, problem.tasks):
                 total = total + sums[task, flat, channel]
-            indices = (*emit.unflatten(flat, problem.taps), 0, channel)
+            indices = (*emit.unflatten(flat, (*problem.taps, problem.group[0])), channel)
             return emit.store_all(problem.epilogue(indices, total))
 
         return emit.strips(problem.channels, problem.lanes, element)
 
-    return emit.serial(math.prod(problem.taps), tap, "tap")
+    return emit.serial(problem.terms, term, "term")

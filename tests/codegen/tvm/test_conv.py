@@ -96,6 +96,24 @@ PARALLEL = {
 }  # fmt: skip
 
 
+GROUPED = {
+    "4 of 4": (2, (6, 9), 48, 48, 3, {"groups": 12, "padding": 1}),
+    "8 of 8, strides": (2, (9, 19), 40, 40, 3, {"groups": 5, "padding": 1, "strides": 2}),
+    "3 of 5, dilation": (
+        2, (7, 21), 21, 35, 3, {"groups": 7, "padding": ((3, 1), (2, 4)), "kernel_dilation": 2},
+    ),
+    "1 of 2": (2, (5, 8), 19, 38, 3, {"groups": 19, "padding": 1}),
+    "2 of 1": (2, (5, 8), 38, 19, 3, {"groups": 19, "padding": 1, "strides": (1, 2)}),
+    "6 of 7, rank 1": (2, (37,), 12, 14, 4, {"groups": 2, "padding": 2, "strides": 3}),
+    "2 of 3, rank 3": (1, (3, 4, 9), 14, 21, (2, 3, 3), {"groups": 7, "padding": 1}),
+    "4 of 4, one tap": (2, (5, 11), 68, 68, 1, {"groups": 17}),
+    "4 of 4, zeros between": (2, (4, 5), 8, 8, 3, {"groups": 2, "input_dilation": 2, "padding": 2}),
+    "4 of 2, padding beyond": (1, (3, 2), 20, 10, 2, {"groups": 5, "padding": 5}),
+    "4 of 4, strides beyond": (2, (9, 8), 20, 20, 2, {"groups": 5, "strides": 3}),
+    "2 of 2, many phases": (2, (17, 9), 18, 18, (5, 3), {"groups": 9, "strides": 4, "padding": 1}),
+    "parallel": (4, (32, 32), 64, 64, 3, {"groups": 16, "padding": 1}),
+}  # fmt: skip
+
 EMULATED = replace(SMALL, features=frozenset())
 
 SHORT = (
@@ -194,6 +212,19 @@ def test_cases(case, check):
 @pytest.mark.parametrize("name", ["tails", "short rows", "strides", "depthwise"])
 def test_cases_on_this_machine(name, check):
     check(Problem(*CASES[name]))
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("case", GROUPED.values(), ids=GROUPED)
+def test_vectors_of_several_groups(case, check):
+    check(Problem(*case))
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("dtype", ["float64", BF16], ids=str)
+@pytest.mark.parametrize("name", ["4 of 4", "8 of 8, strides"])
+def test_vectors_of_several_groups_of_dtypes(name, dtype, check):
+    check(Problem(*GROUPED[name], dtype=dtype))
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
