@@ -27,6 +27,8 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx import ForKind
 
+from ...ir.errors import LoweringError
+
 Buffer = tirx.Var  # TVM 0.27: a buffer is a variable whose type is a BufferType
 Expr = tvm.ir.Expr
 Stmt = tirx.Stmt
@@ -35,6 +37,7 @@ Index = Expr | int
 Body = Callable[[Index], Stmt]
 
 ALIGNMENT = 64
+MOST_ELEMENTS = 2**31 - 1  # indices have 32 bits, as vectors of them do
 WORKSPACE = "hornfels.workspace"
 PARALLEL = "hornfels.parallel"
 ALIASED = "hornfels.aliased"
@@ -44,7 +47,17 @@ NOTHING: Stmt = tirx.Evaluate(tirx.IntImm("int32", 0))
 
 
 def buffer(name: str, shape: Sequence[int], dtype: str = "float32") -> Buffer:
-    """Declare a buffer in memory, for a parameter of a kernel: row-major, aligned to 64 bytes."""
+    """Declare a buffer in memory, for a parameter of a kernel: row-major, aligned to 64 bytes.
+
+    Raises
+    ------
+    LoweringError
+        If it has more elements than an index can count.
+    """
+    if math.prod(shape) > MOST_ELEMENTS:
+        raise LoweringError(
+            f"native code: an array must have fewer than 2**31 elements, got {dtype}{[*shape]}"
+        )
     return tirx.Var(name, _array_type(tuple(shape), dtype, ""))
 
 

@@ -146,7 +146,8 @@ def _columns(
 
 def _rows(y: np.ndarray, groups: int) -> np.ndarray:
     """`[..., O]` as `[groups, rows, O / groups]`."""
-    return widen(y).reshape(-1, groups, y.shape[-1] // groups).swapaxes(0, 1)
+    rows = math.prod(y.shape[:-1])  # of no channels NumPy could not tell
+    return widen(y).reshape(rows, groups, y.shape[-1] // groups).swapaxes(0, 1)
 
 
 def _conv_type(x: TensorType, w: TensorType, **attrs: Any) -> TensorType:

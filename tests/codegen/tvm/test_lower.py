@@ -12,7 +12,7 @@ from hornfels.codegen.tvm.lower import lower_kernel
 from hornfels.ir import Builder, evaluate, sugar
 from hornfels.ir.errors import LoweringError
 from hornfels.ir.op import get
-from hornfels.ir.types import f32, f64, i32
+from hornfels.ir.types import f32, f64, i32, u8
 from hornfels.passes.fusion import fuse
 from hornfels.passes.memory import plan
 from hornfels.passes.pipeline import optimize
@@ -106,6 +106,15 @@ def test_what_no_kernel_can_hold_is_refused():
         graph = b.finish({"y": get("scatter_add")(x, i, x[:2], axis=0) + 1.0})
     with pytest.raises(LoweringError, match="scatter_add: cannot be part of a fused kernel"):
         lower_kernel(Kernel("wrong", "pointwise", graph), TARGET.machine)
+
+
+@pytest.mark.parametrize("shape", [(2**31,), (1 << 16, (1 << 15) + 1)])
+def test_more_elements_than_an_index_counts_are_refused(shape):
+    """Indices would begin again at negative numbers; what nobody stores may have more."""
+    with Builder("large") as b:
+        graph = b.finish({"y": get("reduce_max")(b.input("x", u8(*shape)), axes=(0,))})
+    with pytest.raises(LoweringError, match=r"fewer than 2\*\*31 elements, got uint8\[2147"):
+        compiled(graph)
 
 
 def test_equal_kernels_are_compiled_once():
