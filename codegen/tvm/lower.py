@@ -143,7 +143,9 @@ def compile_plan(plan: Plan, target: Target, choices: Choices = MappingProxyType
     return Compiled(plan, program, lowered.workspace_bytes, lowered.prepared_bytes)
 
 
-def compile_timed(plan: Plan, target: Target) -> tuple[Compiled, Timed]:
+def compile_timed(
+    plan: Plan, target: Target, choices: Choices = MappingProxyType({})
+) -> tuple[Compiled, Timed]:
     """Compile a plan to a program that notes when each call began and ended.
 
     Returns
@@ -152,7 +154,7 @@ def compile_timed(plan: Plan, target: Target) -> tuple[Compiled, Timed]:
         The program, and what it notes: its table of base pointers ends with a log of
         `Timed.nbytes` bytes, at position `Timed.base`.
     """
-    lowered = lower_plan(plan, target)
+    lowered = lower_plan(plan, target, choices)
     noted = timed(lowered.statements, sum(map(len, _layout(plan).values())))
     program = build.build(lowered.kernels, noted.statements, target)
     return Compiled(plan, program, lowered.workspace_bytes, lowered.prepared_bytes), noted

@@ -29,6 +29,7 @@ def slow_by_default(monkeypatch):
         return trial.choice.machine.vector_registers * 1000
 
     monkeypatch.setattr(search._Trial, "nanoseconds", nanoseconds)
+    monkeypatch.setattr(search._Step, "nanoseconds", lambda step: 9 if step.choices else 10)
 
 
 def test_what_is_faster_is_taken_and_computes_the_same(slow_by_default):
@@ -42,6 +43,12 @@ def test_what_is_faster_is_taken_and_computes_the_same(slow_by_default):
     tuned = TvmExecutable.of(compile_plan(plan, target, choices))
     y = tuned(TvmState(), inputs)["y"]
     np.testing.assert_allclose(y, inputs["a"] @ inputs["b"], rtol=1e-5)
+
+
+def test_what_does_not_make_the_step_faster_is_dropped(slow_by_default, monkeypatch):
+    """A kernel alone finds its operands in the cache."""
+    monkeypatch.setattr(search._Step, "nanoseconds", lambda step: 10)
+    assert search.tune(make_plan(parse(PRODUCT)), parse_target(), 60) == {}
 
 
 def test_equal_times_change_nothing(monkeypatch):
