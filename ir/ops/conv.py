@@ -204,6 +204,7 @@ conv = define(Op(
                                                            input_dilation=3, kernel_dilation=2)),
         case(f16(1, 5, 5, 9), f16(3, 3, 9, 2), **_geometry(2)),
         case(bf16(1, 5, 5, 9), bf16(3, 3, 9, 2), **_geometry(2)),
+        case(f32(2, 4, 4, 3), f32(3, 3, 3, 0), **_geometry(2)),
     ],
     rejects=[
         reject(i32(2, 5, 5, 2), i32(3, 3, 2, 4), **_geometry(2),
