@@ -170,7 +170,7 @@ class Variable(ArrayOperators):
         """A Value while a graph is built or an op runs, else the array (read-only)."""
         builder = current()
         if builder is None:
-            return self._read_array()
+            return self.array
         return self.read(builder)
 
     def read(self, builder: Builder) -> Value:
@@ -178,7 +178,7 @@ class Variable(ArrayOperators):
         if isinstance(builder, Trace):
             value = builder.read(self)
         elif builder.eager:
-            value = constant(self._read_array())
+            value = constant(self.array)
         else:
             raise ArgumentError(
                 f"Variable {self._path!r}: a plain Builder has no state", hint="use a Trace"
@@ -205,7 +205,9 @@ class Variable(ArrayOperators):
         self._array = _frozen(array)
         self._residence = None
 
-    def _read_array(self) -> np.ndarray:
+    @property
+    def array(self) -> np.ndarray:
+        """The array itself, read-only, where it is in the host's memory; else a copy of it."""
         while True:
             array, residence = self._array, self._residence
             if array is not None:
@@ -215,7 +217,7 @@ class Variable(ArrayOperators):
 
     def numpy(self) -> np.ndarray:
         """A copy of the array, from the device if it lives there."""
-        array = self._read_array()
+        array = self.array
         return array if array.flags.owndata and array.flags.writeable else np.array(array)
 
     def assign(self, value: Any) -> Any:
@@ -251,7 +253,7 @@ class Variable(ArrayOperators):
         return self.assign(self.value - value)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self._read_array(), dtype=dtype)
+        return np.array(self.array, dtype=dtype)
 
     def __len__(self) -> int:
         if not self.shape:
@@ -284,7 +286,7 @@ def as_array(value: Any, dtype: Any) -> np.ndarray:
     if wanted is not None and type(value) is np.ndarray and value.dtype == wanted:
         return value
     if isinstance(value, Variable):
-        value = value._read_array()
+        value = value.array
     if isinstance(value, Value) and value.constant is None:
         raise DTypeError(
             f"a variable outside of this trace cannot hold the traced tensor {value.type}",

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from .errors import ArgumentError, HornfelsError
-from .graph import Graph, Node, Source, Value
+from .graph import Graph, Node, Source, Value, freeze
 from .op import Op, get
 from .types import TensorType, as_dtype
 
@@ -139,21 +139,73 @@ class EagerBuilder(Builder):
     def emit(
         self, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any]
     ) -> tuple[Value, ...]:
-        node_outputs = super().emit(op, operands, attrs)
+        if self._records:  # somebody looks at the nodes
+            super().emit(op, operands, attrs)
+        frozen = {name: freeze(attribute) for name, attribute in attrs.items()}
+        try:
+            types = op.infer(*(v.type for v in operands), **frozen)
+        except HornfelsError as error:
+            error.at(self.here().where)
+            raise
         if op.name == "constant":
-            return node_outputs
+            return (Known(frozen["value"], types[0]),)
         for v in operands:
             if not v.is_constant:
                 raise ArgumentError(
                     f"{op.name}: operand {v.type} belongs to a trace that has ended, and has no "
                     "numbers", where=where(), hint="return it from the function that was traced",
                 )  # fmt: skip
-        arrays = op.evaluate(*(np.asarray(v.constant) for v in operands), **attrs)
-        constant_op = get("constant")
+        arrays = op.evaluate(*(np.asarray(v.constant) for v in operands), **frozen)
         return tuple(
-            Node(constant_op, (), {"value": a.astype(v.dtype.numpy, copy=False)}).output
-            for a, v in zip(arrays, node_outputs, strict=True)
+            Known(_owned(a.astype(t.dtype.numpy, copy=False)), t)
+            for a, t in zip(arrays, types, strict=True)
         )
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    """What an oracle returned: fresh numbers, or a view of operands, which is read-only already."""
+    array.flags.writeable = False
+    return array
+
+
+class Known(Value):
+    """The value of a `constant` node, which is made when somebody asks for it.
+
+    A node and its outputs refer to each other, so what they hold waits for Python's collector,
+    which counts objects and not bytes. These numbers go with the last reference to them.
+
+    Parameters
+    ----------
+    array : ndarray
+        Read-only.
+    type : TensorType
+    """
+
+    __slots__ = ("_array", "_node")
+
+    def __init__(self, array: np.ndarray, type: TensorType) -> None:
+        self.type = type
+        self.index = 0
+        self.name = ""
+        self._array = array
+        self._node: Node | None = None
+
+    @property
+    def node(self) -> Node:  # type: ignore[override]
+        """The node."""
+        if self._node is None:
+            node = Node(get("constant"), (), {"value": self._array})
+            node.outputs = (self,)
+            self._node = node
+        return self._node
+
+    @property
+    def is_constant(self) -> bool:
+        return True
+
+    @property
+    def constant(self) -> np.ndarray:
+        return self._array
 
 
 def _user_line() -> str:

@@ -52,6 +52,9 @@ class Variable(Protocol):
     @property
     def residence(self) -> Residence | None: ...
 
+    @property
+    def array(self) -> np.ndarray: ...
+
     def move_to(self, residence: Residence) -> None: ...
 
     def move_home(self, array: np.ndarray) -> None: ...
@@ -114,7 +117,7 @@ class Device:
         for name, variable in moving.items():
             if self._held.get(name, variable) is not variable:
                 self._release(name)
-            self.state.write(name, variable.numpy())
+            self.state.write(name, variable.array)
             self._names[id(variable)] = name
             self._held[name] = variable
             variable.move_to(self)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -306,3 +308,35 @@ def test_a_frozen_weight_costs_nothing():
         (g,) = ir.gradients(loss, [v])
         graph = b.finish({"g": g})
     assert sum(n.op.name == "matmul" for n in graph.nodes) == 2  # x @ w, and the gradient of v
+
+
+def test_numbers_that_are_computed_at_once_go_with_the_last_reference():
+    """Nodes and their outputs refer to each other, and would wait for Python's collector."""
+    gc.disable()
+    tracemalloc.start()
+    try:
+        with ir.EagerBuilder():
+            x = ir.constant(np.ones(1 << 18, np.float32))
+            for _ in range(40):
+                x = x * 1.0 + 0.0
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert peak < 8 * x.type.nbytes
+    assert x.constant.sum() == 1 << 18
+    assert x.node.output is x
+    assert x.node.attrs["value"] is x.constant
+
+
+def test_what_is_computed_at_once_is_a_constant_of_graphs():
+    with ir.EagerBuilder():
+        table = ir.constant(np.arange(3, dtype=np.float32)) * 2.0
+    with ir.Builder("g") as b:
+        graph = b.finish({"y": b.input("x", f32(3)) + table})
+    assert ir.parse(str(graph)).structure == graph.structure
+    np.testing.assert_array_equal(
+        ir.evaluate(graph, {"x": np.ones(3, np.float32)}).outputs["y"], [1, 3, 5]
+    )
+    with pytest.raises(ValueError, match="read-only"):
+        table.constant[0] = 1
