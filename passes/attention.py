@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..ir.graph import Graph, Node, Value, is_among
-from ..ir.types import Shape, f32, f64
+from ..ir.types import Shape
 from .rows import agree, rows_of
 from .stored import READ_AT_COMPUTED, RECOMPUTE_COST, cost, is_view
 
@@ -34,13 +34,10 @@ KEPT_RATIO = 4
 as long as a row of the query: that is faster than computing them again, and takes memory."""
 _EXPENSIVE = 10  # operations from which on a value of a score is worth keeping
 _LEAST_ROWS = 8  # queries from which on packing the keys is worth it
-_DTYPES = (f32, f64)
-"""Others multiply in pairs where the processor can, which these kernels do not: a step of a
-transformer in bf16 took 3 % longer with them."""
 _LEAST_UNITS = 4  # matrices of scores, which threads share
 _SMALL = 1 << 14  # scores that one thread may compute
 _LONGEST_ROW = 8192  # a few rows must fit the second-level cache
-MOVES = frozenset({"transpose", "reshape"})
+MOVES = frozenset({"transpose", "reshape", "cast"})
 """Ops that a result may pass before it is stored."""
 _REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min", "reduce_prod"})
 
@@ -252,8 +249,6 @@ def _fits(kernel: Attention, weights: Mapping[Node, Value]) -> bool:
         return False
     products = (*scores, *kernel.results)
     if any(0 in v.shape for n in products for v in n.inputs):
-        return False
-    if any(n.output.dtype not in _DTYPES for n in products):
         return False
     if math.prod(shape[:-2]) < _LEAST_UNITS and math.prod(shape) > _SMALL:
         return False

@@ -13,7 +13,8 @@ cast, the transpose that brings heads together). Then block by block of its rows
 
 A block stays in a quarter of the second-level cache, so scores never go to memory, and a row is
 there as a whole: its maximum is known before its exponentials are computed, and nothing must be
-rescaled. All products are sums in the widest type of the rows (f32, or f64).
+rescaled. All products are sums in the widest type of the rows (f32, or f64); where both factors
+are bf16 and the processor multiplies pairs of such, they take pairs (`attention_pairs`).
 
 Forward and backward, of heads of 32 on one core (EPYC 9R14), take 0.85 of the time of the kernels
 one by one with 512 heads of 64 tokens, 0.87 with 64 of 128, and 0.73 with 16 of 512, where they
@@ -26,7 +27,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from tvm import tirx
 
@@ -34,13 +34,15 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.types import f64
 from ...passes.attention import Roles, roles
 from ...passes.outline import body_of
+from . import attention_pairs as pairs
 from . import bfloat, emit
 from . import index as ix
-from .attention_parts import Operand, Result, factors, moved, source_of, with_reciprocals
+from .attention_memory import Array, Copy, Shape, Walk, as_expr, bound, half, put
+from .attention_parts import Result, factors, moved, source_of, with_reciprocals
 from .emit import Buffer, Expr, Stmt
 from .evaluator import Evaluator
 from .index import Index, Indices
-from .math import Element, held, keep, rounded, store
+from .math import Element, held, rounded, store
 from .nest import Nest
 from .reducer import At, Loop, Space
 from .rowwise import RowUnit
@@ -64,46 +66,6 @@ def attention(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
     return _Attention(body, buffers, machine).run()
 
 
-# --- scratch memory --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Array:
-    """A matrix in scratch memory, one for each task."""
-
-    buffer: Buffer
-    rows: int
-    stride: int
-
-    def row(self, task: Index, row: Index | int = 0) -> Index:
-        """Where a row begins."""
-        start = row if isinstance(row, Index) else ix.number(row)
-        return task * (self.rows * self.stride) + start * self.stride
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """A factor of a product: where it begins, and steps to the next tile and the next term."""
-
-    buffer: Buffer
-    start: Expr
-    tile: int
-    along: int
-
-    def at(self, tile: emit.Index) -> Expr:
-        return self.start + tile * self.tile
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """A register tile, and how many of them cover a matrix."""
-
-    height: int
-    vectors: int
-    down: int
-    across: int
-
-
 # --- rows ------------------------------------------------------------------------------------
 
 
@@ -115,7 +77,7 @@ class _Rows(Space):
         kernel: _Attention,
         body: Graph,
         buffers: Mapping[Value, Buffer],
-        weights: Mapping[Value, _Array],
+        weights: Mapping[Value, Array],
         stored: Mapping[Value, Buffer],
     ) -> None:
         super().__init__(body, buffers, kernel.machine)
@@ -132,8 +94,9 @@ class _Rows(Space):
         results = self.evaluator.elements(wanted)
         for (value, indices), result in zip(wanted, results, strict=True):
             if value in self.weights:
-                place = self.kernel.score_at(self.weights[value], indices[-1])
-                self.nest.emit(keep(self.weights[value].buffer, place, result))
+                array = self.weights[value]
+                place = self.kernel.score_at(array, indices[-1])
+                self.nest.emit(put(array, place, result))
             if value in self.stored:
                 flat = ix.linearize(indices, value.shape).expression()
                 self.nest.emit(store(self.stored[value], flat, result.expr, value.dtype))
@@ -142,7 +105,7 @@ class _Rows(Space):
 class _Row(RowUnit):
     """One row, whose scores lie in scratch memory."""
 
-    def __init__(self, space: _Rows, scores: Mapping[Value, _Array]) -> None:
+    def __init__(self, space: _Rows, scores: Mapping[Value, Array]) -> None:
         kept = [loop for loop in space.loops if loop.kept]
         super().__init__(space, kept, [loop for loop in space.loops if not loop.kept])
         self.scores = scores
@@ -152,7 +115,7 @@ class _Row(RowUnit):
         kernel = self.space.kernel  # type: ignore[attr-defined]
         for value, array in self.scores.items():
 
-            def score(here: Indices, value: Value = value, array: _Array = array) -> Element:
+            def score(here: Indices, value: Value = value, array: Array = array) -> Element:
                 place = kernel.score_at(array, here[-1])
                 return rounded(held(kernel.nest, array.buffer, place, value.dtype))
 
@@ -179,6 +142,8 @@ class _Attention:
         self.lanes = machine.lanes(self.dtype)
         work = 2 * sum(int(n.output.type.size) * factors(n)[0].depth for n in found.scores)
         self.tasks = min(tasks_for(work, machine), math.prod(batch))
+        able = bfloat.pairs_fit(machine) and not wide
+        self.paired = pairs.paired_products(found, self.results) if able else frozenset()
         self.task, self.row_in_block = ix.ZERO, ix.ZERO
         self._choose_block(found)
         self._allocate(found)
@@ -191,6 +156,7 @@ class _Attention:
         self.length = self._padded(max(self.columns, wide.across * wide.vectors * self.lanes,
                                        tall.down * tall.height))  # fmt: skip
         nbytes = 8 if self.dtype == "float64" else 4
+        arrays += len({r.weights for r in self.results if r.node in self.paired})
         if self.length * nbytes % 2048 == 0:  # rows that begin in few sets of the cache
             self.length += self.lanes
         fit = max(1, self.machine.l2 // 4 // (arrays * self.length * nbytes))
@@ -198,44 +164,74 @@ class _Attention:
         self.block = -(-self.rows // blocks)
         self.blocks = -(-self.rows // self.block)
 
-    def _shape(self, rows: int, columns: int) -> _Shape:
+    def _shape(self, rows: int, columns: int) -> Shape:
         """The register tiles for a matrix: of one shape, with little beyond its borders."""
         count = -(-columns // self.lanes)
         vectors = count if count <= 3 else 2 if count % 2 == 0 or count % 3 else 3
         tallest = max_rows(self.machine, vectors)
         height = min(range(1, min(rows, tallest) + 1),
                      key=lambda h: -(-rows // h) * (h * vectors + vectors + 1))  # fmt: skip
-        return _Shape(height, vectors, -(-rows // height), -(-count // vectors))
+        return Shape(height, vectors, -(-rows // height), -(-count // vectors))
 
     def _padded(self, columns: int) -> int:
         return -(-columns // self.lanes) * self.lanes
 
-    def _array(self, rows: int, stride: int) -> _Array:
-        return _Array(self.nest.scratch(self.dtype, self.tasks * rows * stride), rows, stride)
+    def _array(self, rows: int, stride: int, dtype: str = "") -> Array:
+        size = self.tasks * rows * stride
+        return Array(self.nest.scratch(dtype or self.dtype, size), rows, stride)
 
     def _allocate(self, found: Roles) -> None:
         """Scratch memory for operands, scores and results."""
         tall = self._shape(self.block, self.columns)
         count = max(len(found.scores), len(set(found.weights)))
-        block = [self._array(tall.down * tall.height, self.length) for _ in range(count)]
+        self.height = tall.down * tall.height
+        block = [self._array(self.height, self.length) for _ in range(count)]
         self.score_arrays = dict(zip((n.output for n in found.scores), block, strict=False))
         self.weight_arrays = dict(zip(dict.fromkeys(found.weights), block, strict=False))
-        self.copies: dict[tuple[Operand, bool], _Array] = {}
-        for operand, is_row, _ in self._operands():
-            rows = tall.down * tall.height if is_row else self._copied_columns
-            if (operand, is_row) not in self.copies:
-                width = self._wide(operand.depth)
-                self.copies[operand, is_row] = self._array(rows, width)
-        self.panels = {
-            right: self._array(self._copied_columns, self._padded(right.depth))
-            for right in (factors(n)[1] for n in found.scores)
-        }
+        self.joined_weights: dict[Value, Array] = {}
+        for result in self.results:
+            if result.node not in self.paired:
+                continue
+            self.weight_arrays[result.weights] = self._short(self.height, self.length)
+            if not result.by_rows:
+                self.joined_weights[result.weights] = self._pairs(self.height, self.length)
+        self._allocate_copies(found)
         self.sums = {}
         for result in self.results:
             rows = self.block if result.by_rows else self.columns
             shape = self._shape(rows, result.operand.depth)
             width = self._wide(result.operand.depth)
             self.sums[result.node] = self._array(shape.down * shape.height, width)
+
+    def _allocate_copies(self, found: Roles) -> None:
+        """Scratch memory for operands, by rows, in panels and with two rows joined."""
+        self.copies: dict[Copy, Array] = {}
+        self.joined: dict[Copy, Array] = {}
+        self.panels: dict[Copy, Array] = {}
+        for copy in self._operands():
+            rows = self.height if copy.is_row else self._copied_columns
+            width = self._wide(copy.operand.depth)
+            if copy not in self.copies:
+                self.copies[copy] = (self._short if copy.paired else self._array)(rows, width)
+        for node in found.scores:
+            right = self._factors(node)[1]
+            depth = self._padded(right.terms)
+            dtype = bfloat.PAIR if right.paired else self.dtype
+            self.panels[right] = self._array(self._copied_columns, depth, dtype)
+        for result in self.results:
+            copy = self._operand(result)
+            if copy.paired:
+                rows = self.copies[copy].rows
+                self.joined[copy] = self._pairs(rows, self._wide(copy.operand.depth))
+
+    def _short(self, rows: int, width: int) -> Array:
+        """An array of bf16 with room for zeros after the last number and row."""
+        stride = -(-(width + 1) // (2 * self.lanes)) * 2 * self.lanes
+        return self._array(rows + 2, stride, bfloat.STORED)
+
+    def _pairs(self, rows: int, width: int) -> Array:
+        """An array of pairs, each of two of so many rows."""
+        return self._array(rows // 2 + 1, width, bfloat.PAIR)
 
     @property
     def _copied_columns(self) -> int:
@@ -247,14 +243,20 @@ class _Attention:
         shape = self._shape(1, depth)
         return shape.across * shape.vectors * self.lanes
 
-    def _operands(self) -> Iterator[tuple[Operand, bool, bool]]:
-        """Each operand, whether it is read by rows of scores, and as panels."""
+    def _operands(self) -> Iterator[Copy]:
+        """The operands of all products."""
         for node in self.scores:
-            left, right = factors(node)
-            yield left, True, False
-            yield right, False, True
+            yield from self._factors(node)
         for result in self.results:
-            yield result.operand, not result.by_rows, False
+            yield self._operand(result)
+
+    def _factors(self, node: Node) -> tuple[Copy, Copy]:
+        left, right = factors(node)
+        paired = node in self.paired
+        return Copy(left, True, paired), Copy(right, False, paired)
+
+    def _operand(self, result: Result) -> Copy:
+        return Copy(result.operand, not result.by_rows, result.node in self.paired)
 
     # --- loops ---
 
@@ -265,18 +267,21 @@ class _Attention:
         def task(number: Index) -> None:
             self.task = number
             start, length = emit.split_range(units, self.tasks, number.expression())
-            self.nest.span(_expr(start), self.nest.known(length), (0, units - 1), self._unit)
+            self.nest.span(as_expr(start), self.nest.known(length), (0, units - 1), self._unit)
 
         self.nest.loop(self.tasks, task, emit.ForKind.PARALLEL, "task")
-        return self.nest.finish()
+        whole = self.nest.finish()
+        if not self.paired:
+            return whole
+        return bfloat.importing(pairs.importing(whole, self.lanes), self.machine)
 
     def _unit(self, flat: Index) -> None:
         self.unit = tuple(map(self.nest.hold, ix.delinearize(flat, self.batch)))
-        for (operand, is_row), array in self.copies.items():
-            if not is_row:
-                self._copy(operand, array, ix.ZERO, operand.positions)
-        for operand, array in self.panels.items():
-            self._turn(self.copies[operand, False], array, operand)
+        for copy, array in self.copies.items():
+            if not copy.is_row:
+                self._copy(copy, array, ix.ZERO, copy.operand.positions)
+        for copy, array in self.panels.items():
+            self._turn(self.copies[copy], array, copy.terms)
         columns = [r for r in self.results if not r.by_rows]
         if self.blocks > 1:
             for result in columns:
@@ -290,12 +295,14 @@ class _Attention:
         count: Expr | int = self.block
         if self.rows % self.block:
             count = self.nest.known(emit.minimum(self.block, self.rows - first.expression()))
-        for (operand, is_row), array in self.copies.items():
-            if is_row:
-                self._copy(operand, array, first, count)
+        for copy, array in self.copies.items():
+            if copy.is_row:
+                self._copy(copy, array, first, count)
         for node in self.scores:
             self._multiply_scores(node)
         self._each_row(first, count, self._weights())
+        for weights, array in self.joined_weights.items():
+            self._join(self.weight_arrays[weights], array, count, self.columns)
         for result in self.results:
             self._multiply_result(result, count)
             if result.by_rows:
@@ -311,12 +318,13 @@ class _Attention:
             body(self.nest.variable(self.nest.known(place), 0, self.rows - 1))
 
         zero = ix.ZERO.expression()
-        self.nest.span(zero, _expr(count), (0, self.block - 1), row, name="row")
+        self.nest.span(zero, as_expr(count), (0, self.block - 1), row, name="row")
 
     # --- operands ---
 
-    def _copy(self, operand: Operand, array: _Array, first: Index, count: Expr | int) -> None:
-        """Copy positions of an operand from `first` on, as rows in the type of the sums."""
+    def _copy(self, copy: Copy, array: Array, first: Index, count: Expr | int) -> None:
+        """Copy positions of an operand from `first` on, as rows of bf16 or the type of the sums."""
+        operand = copy.operand
         last = operand.positions - 1
 
         def row(inside: Index) -> None:
@@ -324,14 +332,45 @@ class _Attention:
 
             def element(j: Index) -> None:
                 value = self.evaluator.element(operand.value, operand.at(self.unit, place, j))
-                self.nest.emit(keep(array.buffer, array.row(self.task, inside) + j, value))
+                self.nest.emit(put(array, array.row(self.task, inside) + j, value))
 
             self.nest.strips(operand.depth, self.lanes, element)
+            if array.is_short and operand.depth % 2:
+                end = array.row(self.task, inside) + operand.depth
+                self.nest.emit(pairs.zero(array.buffer, end.expression()))
 
         limit = min(self.block, operand.positions) if isinstance(count, Expr) else count
-        self.nest.span(ix.ZERO.expression(), _expr(count), (0, limit - 1), row, name="copy")
+        self.nest.span(ix.ZERO.expression(), as_expr(count), (0, limit - 1), row, name="copy")
+        if copy in self.joined:
+            self._join(array, self.joined[copy], count, operand.depth)
 
-    def _turn(self, source: _Array, target: _Array, operand: Operand) -> None:
+    def _join(self, source: Array, target: Array, count: Expr | int, columns: int) -> None:
+        """Join two rows of bf16 to one of pairs, the last with zeros if there is no other."""
+        start, end = source.row(self.task), target.row(self.task)
+        after = start.expression() + as_expr(count) * source.stride
+        vectors = -(-columns // self.lanes)
+
+        def clear(number: Index) -> None:
+            place = after + (number * self.lanes).expression()
+            nothing = tirx.Broadcast(emit.constant(0, bfloat.STORED), self.lanes)
+            self.nest.emit(tirx.BufferStore(source.buffer, nothing, [self._ramp(place)]))
+
+        def pair(row: Index) -> None:
+            def vector(number: Index) -> None:
+                first = start + row * (2 * source.stride) + number * self.lanes
+                second = (first + source.stride).expression()
+                joined = pairs.join(source.buffer, first.expression(), second, self.lanes)
+                place = (end + row * target.stride + number * self.lanes).expression()
+                self.nest.emit(tirx.BufferStore(target.buffer, joined, [self._ramp(place)]))
+
+            self.nest.loop(vectors, vector, name="vector")
+
+        if isinstance(count, Expr) or count % 2:
+            self.nest.loop(vectors, clear, name="zero")
+        bounds = (0, max(0, -(-source.rows // 2) - 1))
+        self.nest.span(ix.ZERO.expression(), as_expr(half(count)), bounds, pair, name="pair")
+
+    def _turn(self, source: Array, target: Array, terms: int) -> None:
         """Make panels of the columns of scores: ``[panel, depth, columns of a panel]``."""
         lanes, width = self.lanes, self._shape(self.rows, self.columns).vectors * self.lanes
         start, end = source.row(self.task), target.row(self.task)
@@ -342,8 +381,12 @@ class _Attention:
 
             def depth(block: Index) -> None:
                 def load(row: emit.Index, _: emit.Index) -> Expr:
-                    place = number * (lanes * source.stride) + start + block * lanes
-                    return source.buffer[self._ramp((place + row * source.stride).expression())]
+                    step = 2 * lanes if source.is_short else lanes
+                    whole = number * (lanes * source.stride) + start + block * step
+                    place = (whole + row * source.stride).expression()
+                    if source.is_short:
+                        return pairs.load(source.buffer, place, lanes)
+                    return source.buffer[self._ramp(place)]
 
                 def put(column: emit.Index, _: emit.Index, value: Expr) -> Stmt:
                     place = (base + block * (lanes * width) + column * width).expression()
@@ -351,11 +394,11 @@ class _Attention:
 
                 self.nest.emit(emit.transpose_block(load, put, lanes))
 
-            self.nest.loop(-(-operand.depth // lanes), depth, name="depth")
+            self.nest.loop(-(-terms // lanes), depth, name="depth")
 
-        self.nest.loop(source.rows // lanes, columns, name="columns")
+        self.nest.loop(self._copied_columns // lanes, columns, name="columns")
 
-    def _clear(self, array: _Array) -> None:
+    def _clear(self, array: Array) -> None:
         start = array.row(self.task)
 
         def vector(number: Index) -> None:
@@ -372,60 +415,69 @@ class _Attention:
 
     def _multiply_scores(self, node: Node) -> None:
         """``scores[i, j] = sum_d row[i, d] column[j, d]`` for a block."""
-        left, right = factors(node)
-        a, b = self.copies[left, True], self.panels[right]
+        left, right = self._factors(node)
+        a, b = self.copies[left], self.panels[right]
         shape = self._shape(self.block, self.columns)
         width = shape.vectors * self.lanes
         rows, columns = a.row(self.task).expression(), b.row(self.task).expression()
         self._tiles(
             shape,
             self.score_arrays[node.output],
-            left.depth,
-            _Walk(a.buffer, rows, shape.height * a.stride, 1),
-            _Walk(b.buffer, columns, width * b.stride, width),
+            left.terms,
+            Walk(a.buffer, rows, shape.height * a.stride, 2 if left.paired else 1),
+            Walk(b.buffer, columns, width * b.stride, width),
             a.stride,
+            paired=left.paired,
         )
 
     def _multiply_result(self, result: Result, count: Expr | int) -> None:
         """The part of a result that a block gives."""
-        weights = self.weight_arrays[result.weights]
-        right = self.copies[result.operand, not result.by_rows]
+        copy = self._operand(result)
+        weights, right = self.weight_arrays[result.weights], self.copies[copy]
+        terms: Expr | int = self.columns if result.by_rows else count
+        step = 1
+        if copy.paired:
+            right, terms, step = self.joined[copy], half(terms), 2
+            if not result.by_rows:
+                weights = self.joined_weights[result.weights]
         first, start = weights.row(self.task).expression(), right.row(self.task).expression()
         rows = self.block if result.by_rows else self.columns
         shape = self._shape(rows, result.operand.depth)
         width = shape.vectors * self.lanes
-        down, along = (weights.stride, 1) if result.by_rows else (1, weights.stride)
+        down, along = (weights.stride, step) if result.by_rows else (1, weights.stride)
         self._tiles(
             shape,
             self.sums[result.node],
-            self.columns if result.by_rows else count,
-            _Walk(weights.buffer, first, shape.height * down, along),
-            _Walk(right.buffer, start, width, right.stride),
+            terms,
+            Walk(weights.buffer, first, shape.height * down, along),
+            Walk(right.buffer, start, width, right.stride),
             down,
             adds=not result.by_rows and self.blocks > 1,
+            paired=copy.paired,
         )
 
     def _tiles(
         self,
-        shape: _Shape,
-        sums: _Array,
+        shape: Shape,
+        sums: Array,
         terms: Expr | int,
-        left: _Walk,
-        right: _Walk,
+        left: Walk,
+        right: Walk,
         down: int,
         adds: bool = False,
+        paired: bool = False,
     ) -> None:
         """A product, in register tiles, to an array that has room for whole ones.
 
         Each address is a variable and a number, which is what processors add for nothing; `down`
         lies between two rows of the left factor.
         """
-        tile = Tile(shape.height, shape.vectors, self.lanes, self.dtype)
+        tile = Tile(shape.height, shape.vectors, self.lanes, self.dtype, paired)
         base = sums.row(self.task).expression()
 
         def one(panel: emit.Index, number: emit.Index) -> Stmt:
             place = base + number * (shape.height * sums.stride) + panel * tile.columns
-            return _bound(product, left.at(number), right.at(panel), place)
+            return bound(product, left.at(number), right.at(panel), place)
 
         def product(rows: Expr, columns: Expr, place: Expr) -> Stmt:
             def at(row: int, vector: int) -> Expr:
@@ -434,13 +486,13 @@ class _Attention:
             def loops(step: Callable[..., Stmt]) -> Stmt:
                 def term(row: Expr, column: Expr) -> Stmt:
                     return step(
-                        lambda i: left.buffer[row + i * down],
+                        lambda i: left.scalar(row + i * down),
                         lambda vector: right.buffer[self._ramp(column + vector * self.lanes)],
                     )
 
                 return emit.serial(
                     terms,
-                    lambda k: _bound(term, rows + k * left.along, columns + k * right.along),
+                    lambda k: bound(term, rows + k * left.along, columns + k * right.along),
                     "k",
                 )
 
@@ -461,7 +513,7 @@ class _Attention:
 
     # --- rows and results ---
 
-    def score_at(self, array: _Array, column: Index) -> Index:
+    def score_at(self, array: Array, column: Index) -> Index:
         """Where a score or weight of the row that is computed lies."""
         return array.row(self.task, self.row_in_block) + column
 
@@ -491,6 +543,10 @@ class _Attention:
         def row(place: Index) -> None:
             at = (*self.unit, place)
             unit.row(tuple(at[axis] for axis in axes))
+            for array in arrays.values():
+                if array.is_short and self.columns % 2:
+                    end = self.score_at(array, ix.number(self.columns))
+                    self.nest.emit(pairs.zero(array.buffer, end.expression()))
 
         return row
 
@@ -514,18 +570,3 @@ class _Attention:
             self.nest.emit(store(self.buffers[target], flat, value.expr, target.dtype))
 
         self.nest.strips(result.operand.depth, self.lanes, element)
-
-
-def _bound(body: Callable[..., Stmt], *values: Expr) -> Stmt:
-    """Run `body` with values that are computed once."""
-    names: list[Expr] = []
-    binds: list[Stmt] = []
-    for value in values:
-        name = tirx.Var("place", value.ty)
-        names.append(name)
-        binds.append(tirx.Bind(name, value))
-    return emit.seq(*binds, body(*names))
-
-
-def _expr(value: Expr | int) -> Expr:
-    return ix.number(value).expression() if isinstance(value, int) else value

@@ -7,11 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from native import SMALL, TARGET
-from native_graph import arrays_for, check_graph, compiled, run_compiled
+from native_graph import (
+    arrays_for,
+    check_graph,
+    compiled,
+    error,
+    run_compiled,
+    source,
+    tolerance,
+)
 
 from hornfels.ir import Builder, Graph, evaluate, gradients, sugar
 from hornfels.ir.op import get
-from hornfels.ir.types import boolean, f32, f64, u32
+from hornfels.ir.types import bf16, boolean, f16, f32, f64, u32
 from hornfels.passes.fusion import fuse
 from hornfels.passes.pipeline import make_plan, optimize
 from hornfels.passes.work import work_of
@@ -126,6 +134,43 @@ def test_double_precision():
     check(graph_of(1, 2, 19, 18, 9, 6, dtype=f64, gradient=True), 2)
 
 
+def halves_of(batch, heads, rows, columns, depth, dtype, weights=plain) -> Graph:
+    """Attention whose rows are computed in f32, as layers do it, and its gradients."""
+    shapes = {"q": (rows, depth), "k": (columns, depth), "v": (columns, depth)}
+    with Builder("halves") as b:
+        x = [b.input(name, dtype(batch, heads, *shape)) for name, shape in shapes.items()]
+        q, k = (sugar.cast(each, f32) for each in x[:2])
+        scores = sugar.matmul(q, sugar.transpose(k, (0, 1, 3, 2))) * 0.5
+        out = sugar.matmul(sugar.cast(weights(scores, b), dtype), x[2])
+        g = b.input("g", dtype(batch, heads, rows, depth))
+        grads = gradients((out * out * g).sum(), x)
+        return b.finish(dict(zip(NAMES, (out, *grads), strict=True)))
+
+
+@pytest.mark.parametrize("dtype", [bf16, f16])
+@pytest.mark.parametrize("sizes", [*SIZES[:3], SIZES[4]])
+def test_half_precision(sizes, dtype):
+    check(graph_of(*sizes, dtype=dtype, gradient=True), 2, factor=3)
+
+
+@pytest.mark.parametrize("weights", [masked, causal, dropped])
+@pytest.mark.parametrize("columns", [8, 11])
+def test_half_precision_with_rows_in_single(weights, columns):
+    check(halves_of(2, 2, 13, columns, 7, bf16, weights), 2, factor=3)
+
+
+@pytest.mark.parametrize("columns", [17, 18])
+def test_blocks_of_rows_in_half_precision(columns):
+    """The last block has fewer rows, of which there may be an odd number."""
+    graph = optimize(halves_of(1, 4, 37, columns, 5, bf16))
+    arrays = arrays_for(graph)
+    expected = evaluate(graph, arrays).outputs
+    machine = replace(TARGET.machine, l2=1 << 13, cores=3)
+    program = compiled(graph, replace(TARGET, machine=machine))
+    for name, array in run_compiled(program, arrays).outputs.items():
+        assert error(array, expected[name]) < tolerance(array, 3)
+
+
 def test_heads_that_share_keys_and_values():
     check(graph_of(2, 4, 10, 9, 6, 6, gradient=True, repeats=2), 2)
 
@@ -183,3 +228,11 @@ def test_long_rows_are_computed_again_and_short_ones_kept():
 def test_flops_are_those_of_the_products():
     (kernel,) = make_plan(optimize(graph_of(2, 3, 16, 24, 5, 7))).kernels
     assert work_of(kernel).flops == 2 * 2 * 3 * 16 * 24 * (5 + 7)
+
+
+@pytest.mark.skipif("avx512bf16" not in TARGET.machine.features, reason="no products of pairs")
+def test_products_of_half_precision_take_pairs():
+    planned = make_plan(optimize(halves_of(1, 4, 16, 18, 8, bf16)))
+    code = source(planned, "asm")
+    assert [k.root for k in planned.kernels].count("attention") == 2
+    assert "dpbf16ps" in code
