@@ -28,7 +28,7 @@ import numpy as np
 from ..codegen.tvm import emit
 from ..codegen.tvm.build import build
 from ..codegen.tvm.entry import Address, Call
-from ..codegen.tvm.schedules import conv, conv_kernel_grad, max_pool_grad, window
+from ..codegen.tvm.schedules import avg_pool_grad, conv, conv_kernel_grad, max_pool_grad, window
 from ..codegen.tvm.schedules.conv import Geometry
 from ..codegen.tvm.schedules.window import Windows
 from ..codegen.tvm.target import Target, parse_target
@@ -212,7 +212,7 @@ def _template(case: Case, op: str, target: Target) -> Callable[..., Any]:
         options["include_padding"] = False
         if op == "forward":
             return functools.partial(window.avg_pool, **options)
-        return functools.partial(window.avg_pool_grad, input_shape=x_shape, **options)
+        return functools.partial(avg_pool_grad.avg_pool_grad, input_shape=x_shape, **options)
     pair = (case.stride,) * 2, (case.padding,) * 2, (1, 1), (case.dilation,) * 2
     options = {"geometry": Geometry(*pair, case.groups), "machine": machine}
     if _meaning(case, op) == "forward":

@@ -18,7 +18,7 @@ from .evaluator import Evaluator
 from .math import given, store
 from .nest import Nest
 from .reducer import reductions_of
-from .schedules import conv, conv_kernel_grad, matmul, max_pool_grad, window
+from .schedules import avg_pool_grad, conv, conv_kernel_grad, matmul, max_pool_grad, window
 from .schedules.conv import Geometry
 from .schedules.tile import Store
 from .schedules.window import Windows
@@ -185,7 +185,7 @@ def _avg_pool(root: Node, operands: list[Buffer], options: Options) -> Stmt:
 
 
 def _avg_pool_grad(root: Node, operands: list[Buffer], options: Options) -> Stmt:
-    return window.avg_pool_grad(
+    return avg_pool_grad.avg_pool_grad(
         *operands,
         input_shape=root.output.shape,
         windows=_windows(root),

@@ -9,7 +9,9 @@ A template is a function from buffers, attributes and a `Machine` to a statement
     window.max_pool(x, out, windows=, machine=, epilogue=)
     max_pool_grad.max_pool_grad(x, dy, out, windows=, machine=, epilogue=)
     window.avg_pool(x, out, windows=, include_padding=, machine=, epilogue=)
-    window.avg_pool_grad(dy, out, input_shape=, windows=, include_padding=, machine=, epilogue=)
+    avg_pool_grad.avg_pool_grad(
+        dy, out, input_shape=, windows=, include_padding=, machine=, epilogue=
+    )
 
 Buffers have the ranks of their tensors (`emit.view` gives a flat one another shape). The caller
 wraps the statement with `emit.kernel`, which gathers the scratch arrays that templates declare.

@@ -159,13 +159,13 @@ def conv_input_grad(
     if not phased or any(step != 1 for step in g.input_dilation):
         return _input_grad_by_zeros(dy, w, input_shape, g, machine, epilogue)
     axes = [
-        _phases(input_shape[1 + i], taps[i], g.strides[i], g.kernel_dilation[i], g.padding[i][0])
+        phases_of(input_shape[1 + i], taps[i], g.strides[i], g.kernel_dilation[i], g.padding[i][0])
         for i in range(rank)
     ]
-    images = _stage(dy, w, axes, machine)
+    images = stage_phases(dy, accumulator(dy, w), axes, machine)
 
-    def part(phases: tuple[_Phase, ...]) -> Correlation:
-        return _phase(dy, w, input_shape, phases, images, g, machine, epilogue)
+    def part(phases: tuple[Phase, ...]) -> Correlation:
+        return phase_of(dy, w, input_shape, phases, images, g, machine, epilogue)
 
     depthwise_like = _is_depthwise(part(tuple(axis[0] for axis in axes)))
     if math.prod(map(len, axes)) > UNROLLED_PHASES and not depthwise_like:
@@ -182,7 +182,7 @@ def conv_input_grad(
 
 
 @dataclass(frozen=True)
-class _Phase:
+class Phase:
     """Elements ``first + stride * i`` of an axis, ``i < size``, and the taps that reach them.
 
     Element i sees the cotangent from ``start + i`` on, with tap ``last - stride * j`` at
@@ -198,14 +198,15 @@ class _Phase:
     start: int
 
 
-def _phases(size: int, taps: int, stride: int, dilation: int, low: int) -> list[_Phase]:
+def phases_of(size: int, taps: int, stride: int, dilation: int, low: int) -> list[Phase]:
+    """The phases of an axis of `size` elements, by its windows."""
     phases = []
     for first in range(min(stride, size)):
         residue = (first + low) % stride
         count = -(-(taps - residue) // stride) if taps > residue else 0
         origin = (first + low) // stride
         phases.append(
-            _Phase(
+            Phase(
                 first,
                 -(-(size - first) // stride),
                 stride,
@@ -218,9 +219,9 @@ def _phases(size: int, taps: int, stride: int, dilation: int, low: int) -> list[
     return phases
 
 
-def _runs(axis: list[_Phase]) -> list[list[_Phase]]:
+def _runs(axis: list[Phase]) -> list[list[Phase]]:
     """Phases in a row that differ in `first` and `last` alone, each by 1 from the one before."""
-    runs: list[list[_Phase]] = []
+    runs: list[list[Phase]] = []
     for phase in axis:
         if runs:
             last = runs[-1][-1]
@@ -231,7 +232,7 @@ def _runs(axis: list[_Phase]) -> list[list[_Phase]]:
     return runs
 
 
-def _rolled(runs: tuple[list[_Phase], ...], body: Callable[[tuple[_Phase, ...]], Stmt]) -> Stmt:
+def _rolled(runs: tuple[list[Phase], ...], body: Callable[[tuple[Phase, ...]], Stmt]) -> Stmt:
     """The code of many phases as a loop: written out, it would take LLVM seconds."""
 
     def at(place: Place) -> Stmt:
@@ -243,7 +244,7 @@ def _rolled(runs: tuple[list[_Phase], ...], body: Callable[[tuple[_Phase, ...]],
     return emit.nest(tuple(map(len, runs)), at)
 
 
-def _stage(dy: Buffer, w: Buffer, axes: list[list[_Phase]], machine: Machine) -> Images:
+def stage_phases(dy: Buffer, dtype: str, axes: list[list[Phase]], machine: Machine) -> Images:
     """The cotangents as all phases see them: from where the first looks to where the last does."""
     low, extents = [], []
     for axis in axes:
@@ -254,14 +255,14 @@ def _stage(dy: Buffer, w: Buffer, axes: list[list[_Phase]], machine: Machine) ->
         )
         low.append(before)
         extents.append(max(ends))
-    return Images(dy, tuple(extents), tuple(low), (1,) * len(axes), accumulator(dy, w), machine)
+    return Images(dy, tuple(extents), tuple(low), (1,) * len(axes), dtype, machine)
 
 
-def _phase(
+def phase_of(
     dy: Buffer,
     w: Buffer,
     input_shape: Ints,
-    phases: tuple[_Phase, ...],
+    phases: tuple[Phase, ...],
     images: Images,
     g: Geometry,
     machine: Machine,

@@ -1,8 +1,7 @@
 """Pooling over windows of `[N, *spatial, C]`; vectors run along the channels.
 
 Bounds cost nothing inside the loops: where there is padding, each window's range of taps is
-computed before it is run over. In the gradient of the average each element sums the windows that
-cover it; that of the maximum stands in `max_pool_grad`.
+computed before it is run over. The gradients stand in `max_pool_grad` and `avg_pool_grad`.
 """
 
 from __future__ import annotations
@@ -229,7 +228,7 @@ def avg_pool(
                 )
 
             def finish(j: Index) -> Stmt:
-                mean = sums[j] / _divisor(windows, taps, include_padding, dtype)
+                mean = sums[j] / divisor(windows, taps, include_padding, dtype)
                 return emit.store_all(epilogue((n, *p, block.first + j), mean))
 
             zero = block.each(lambda j: emit.store(sums, (j,), emit.constant(0, dtype)))
@@ -240,75 +239,8 @@ def avg_pool(
     return _over_windows(x, windows, machine, result)
 
 
-def avg_pool_grad(
-    dy: Buffer,
-    out: Buffer | None = None,
-    *,
-    input_shape: Ints,
-    windows: Windows,
-    include_padding: bool,
-    machine: Machine,
-    epilogue: Epilogue | None = None,
-) -> Stmt:
-    """Emit the cotangent of the input of `avg_pool` from that of its result.
-
-    Parameters
-    ----------
-    dy : Buffer
-        The cotangent of the result, `[N, *positions, C]`.
-    out : Buffer, optional
-        The cotangent of the input; needed only without an `epilogue`.
-    input_shape : tuple of int
-        `[N, *spatial, C]`.
-    windows, include_padding, machine, epilogue
-        As in `avg_pool`.
-    """
-    epilogue = epilogue or store_to(out)
-    dtype, spatial = accumulator(dy), input_shape[1:-1]
-    counts = emit.shape_of(dy)[1:-1]
-
-    def element(n: Index, q: Place, block: Channels) -> Stmt:
-        covering = [
-            _covering(i + low, k, s, number)
-            for i, k, s, (low, _), number in zip(
-                q, windows.window, windows.strides, windows.padding, counts, strict=True
-            )
-        ]
-
-        def body(sums: Buffer) -> Stmt:
-            def window(p: Place) -> Stmt:
-                taps = windows.taps(p, spatial)
-                return block.each(
-                    lambda j: emit.store(
-                        sums,
-                        (j,),
-                        sums[j]
-                        + cast(dy[(n, *p, block.first + j)], dtype)
-                        / _divisor(windows, taps, include_padding, dtype),
-                    )
-                )
-
-            def finish(j: Index) -> Stmt:
-                return emit.store_all(epilogue((n, *q, block.first + j), sums[j]))
-
-            zero = block.each(lambda j: emit.store(sums, (j,), emit.constant(0, dtype)))
-            return emit.seq(zero, over_taps(covering, window), block.each(finish))
-
-        return emit.local("sums", (block.count,), dtype, body)
-
-    work = math.prod(input_shape) * math.prod(windows.window)
-    return over_pixels(input_shape, work, machine, dtype, element)
-
-
-def _covering(position: Index, window: int, stride: int, count: int) -> Range:
-    """Windows (start, length) along an axis that cover a padded position."""
-    if window == stride == 1:
-        return position, 1
-    start = emit.maximum(0, (position - window + stride) // stride)
-    return start, emit.minimum(count, position // stride + 1) - start
-
-
-def _divisor(windows: Windows, taps: list[Range], include_padding: bool, dtype: str) -> Expr:
+def divisor(windows: Windows, taps: list[Range], include_padding: bool, dtype: str) -> Expr:
+    """What the sum of a window is divided by, its range of taps being given."""
     lengths = windows.window if include_padding else [length for _, length in taps]
     total = math.prod(lengths[1:], start=lengths[0])
     return emit.constant(total, dtype) if isinstance(total, int) else cast(total, dtype)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from native import SMALL, TARGET, run_template
 
-from hornfels.codegen.tvm.schedules import window
+from hornfels.codegen.tvm.schedules import avg_pool_grad, window
 from hornfels.codegen.tvm.schedules.max_pool_grad import max_pool_grad
 from hornfels.codegen.tvm.schedules.window import Windows
 from hornfels.ir.op import get
@@ -30,6 +30,10 @@ CASES = {
     "tiles, parallel": ((5, 25, 26, 272), (2, 2), (2, 2), ((0, 0), (0, 0))),
     "rank 1": ((1, 5, 6), (2,), (1,), ((0, 0),)),
     "rank 3": ((2, 4, 5, 6, 2), (2, 3, 2), (1, 2, 2), ((0, 1), (1, 1), (0, 0))),
+    "steps": ((2, 11, 21, 35), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    "steps, much padding": ((1, 3, 5, 8), (4, 5), (1, 1), ((2, 3), (0, 4))),
+    "steps, rank 3": ((2, 4, 5, 9, 6), (2, 1, 3), (1, 1, 1), ((0, 1), (0, 0), (1, 1))),
+    "steps, parallel": ((3, 40, 41, 64), (3, 3), (1, 1), ((1, 1), (1, 1))),
     "one": ((1, 1, 1, 1), (1, 1), (1, 1), ((0, 0), (0, 0))),
     "many channels": ((2, 9, 9, 70), (3, 3), (3, 3), ((0, 0), (0, 0))),
     "whole image": ((2, 8, 8, 64), (8, 8), (8, 8), ((0, 0), (0, 0))),
@@ -101,11 +105,25 @@ def test_avg_pool_grad(case, include_padding):
     dy = values(result, ties=False)
     options = {"input_shape": case[0], "include_padding": include_padding}
     got = run_template(
-        window.avg_pool_grad, [dy], case[0], dy.dtype, windows=windows,
+        avg_pool_grad.avg_pool_grad, [dy], case[0], dy.dtype, windows=windows,
         machine=machine_for(case), **options,
     )  # fmt: skip
     want = get("avg_pool_grad").numpy(dy, **options, **oracle)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("case", ["steps", "overlap and padding", "tiles"])
+def test_avg_pool_grad_of_dtypes(case, dtype):
+    windows, result, oracle = attributes(CASES[case])
+    dy, shape = values(result, dtype, ties=False), CASES[case][0]
+    options = {"input_shape": shape, "include_padding": False}
+    got = run_template(
+        avg_pool_grad.avg_pool_grad, [dy], shape, dtype, windows=windows, machine=SMALL, **options
+    )
+    want = get("avg_pool_grad").numpy(dy.astype(np.float64), **options, **oracle)
+    bound = 1e-12 if dtype == "float64" else 2e-3
+    np.testing.assert_allclose(got, want, rtol=bound, atol=bound)
 
 
 @pytest.mark.parametrize("case", ["tiles", "overlap and padding", "gaps, padding and a rest"])
