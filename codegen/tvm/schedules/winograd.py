@@ -1,7 +1,8 @@
 """Correlations of 3 x 3 taps by minimal filtering: a quarter of the products of the direct sum.
 
-For f32 images, two spatial axes, stride and dilation 1, one group. Each task takes the tiles of
-4 x 4 results of its images block by block. Of a block
+For two spatial axes, stride and dilation 1, one group, images of f32, or of f16 and bf16 that
+become so as they are read. Each task takes the tiles of 4 x 4 results of its images block by
+block. Of a block
 
 1. the 6 x 6 elements under each tile are transformed (see `minimal`), a vector of channels at a
    time, to 36 matrices ``[tiles, channels]``, which stay in the second-level cache. A square over
@@ -32,6 +33,7 @@ from .minimal import POINTS, RESULTS, TAPS, of_input, of_taps, planar, to_result
 from .tile import (
     UNROLLED_EPILOGUE,
     Tile,
+    cast,
     for_row_tiles,
     max_rows,
     tasks_for,
@@ -253,7 +255,7 @@ def _transform_taps(
 
             def lane(position: Index) -> Stmt:
                 value = weights.problem.weight(at, 0, place[2], output + position)
-                return emit.store(taps, (start + position,), value)
+                return emit.store(taps, (start + position,), cast(value, "float32"))
 
             def blank(position: Index) -> Stmt:
                 return emit.store(taps, (start + count + position,), emit.constant(0, "float32"))
@@ -273,7 +275,9 @@ def _transform_block(weights: _Weights, place: tuple[Index, Index, Index], outpu
         def read(at: tuple[Index, ...]) -> Stmt:
             start = (at[0] * TAPS + at[1]) * lanes
             return emit.transpose_block(
-                lambda row, columns: weights.problem.weight(at, 0, first + columns, output + row),
+                lambda row, columns: cast(
+                    weights.problem.weight(at, 0, first + columns, output + row), "float32", lanes
+                ),
                 lambda column, rows, value: emit.store(
                     taps, ((start + column) * lanes + rows,), value
                 ),

@@ -34,9 +34,9 @@ class KernelGradient:
     Parameters
     ----------
     x : Buffer
-        Images `[N, height, width, C]`, f32.
+        Images `[N, height, width, C]`, of f32, f16 or bf16.
     dy : Buffer
-        Cotangents `[N, *positions, O]`, f32.
+        Cotangents `[N, *positions, O]`, likewise.
     offset : tuple of int
         Where the first position looks; negative for padding.
     epilogue : Epilogue

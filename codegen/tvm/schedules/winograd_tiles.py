@@ -11,13 +11,13 @@ from tvm import tirx
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
 from .minimal import POINTS, RESULTS, Transform, planar
-from .tile import Tile
+from .tile import Tile, cast, element_bytes
 
 Place = tuple[Index, ...]
 Load = Callable[[Index, Index, Index], Expr]
 
 _AHEAD = 2  # tiles: by a tenth faster for 128 images of 32 x 32 x 16
-_LINE = 16  # elements of a line of the cache
+_LINE = 64  # bytes of a line of the cache
 _FAR_BYTES = 2 << 20
 
 SQUARE = POINTS * POINTS
@@ -117,7 +117,7 @@ class Squares:
     Parameters
     ----------
     source : Buffer
-        Images `[N, height, width, C]`.
+        Images `[N, height, width, C]`; of f16 and bf16 they become f32.
     offset : tuple of int
         Where the square under the first tile begins; negative for padding.
     side : int
@@ -165,8 +165,9 @@ class Squares:
 
         The hardware fetches longer runs by itself; with 64 channels doing so takes 3 % longer.
         """
-        far = 4 * math.prod(emit.shape_of(self.source)) >= _FAR_BYTES
-        return far and self.channels <= 2 * _LINE
+        nbytes = element_bytes(emit.dtype_of(self.source))
+        far = nbytes * math.prod(emit.shape_of(self.source)) >= _FAR_BYTES
+        return far and nbytes * self.channels <= 2 * _LINE
 
     @property
     def pitch(self) -> int:
@@ -258,12 +259,13 @@ class Room:
         n, *start = squares.tiles.place(tile)
         row, column = (at + offset for at, offset in zip(start, squares.offset, strict=True))
         unseen = column + squares.side - RESULTS
+        length = _LINE // element_bytes(emit.dtype_of(squares.source))
 
         def line(at: Place) -> Stmt:
             i, j, part = at
-            return emit.prefetch(squares.source[n, row + i, unseen + j, part * _LINE])
+            return emit.prefetch(squares.source[n, row + i, unseen + j, part * length])
 
-        return emit.nest((squares.side, RESULTS, -(-squares.channels // _LINE)), line)
+        return emit.nest((squares.side, RESULTS, -(-squares.channels // length)), line)
 
     def _read(self, task: Index, tile: Index, body: Callable[[Load], Stmt]) -> Stmt:
         """Give `body` the square under a tile: where it lies, or from the patch."""
@@ -272,7 +274,8 @@ class Room:
         row, column = (at + offset for at, offset in zip(start, squares.offset, strict=True))
 
         def there(i: Index, j: Index, c: Index) -> Expr:
-            return squares.source[n, row + i, column + j, self.ramp(c)]
+            value = squares.source[n, row + i, column + j, self.ramp(c)]
+            return cast(value, "float32", squares.lanes)
 
         if patch is None:
             return body(there)
@@ -304,7 +307,7 @@ class Room:
                 return emit.store(patch, (task, start + c), value)
 
             def copy(c: Index) -> Stmt:
-                return put(c, squares.source[n, row, column, c])
+                return put(c, cast(squares.source[n, row, column, c], "float32"))
 
             inside = _all(
                 emit.less(-1, row), emit.less(row, height),

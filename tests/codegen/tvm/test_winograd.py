@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from native import SMALL, TARGET, aligned, declare, run_function, run_template
@@ -33,7 +34,7 @@ CASES = {
 class Problem:
     """Arrays and geometry of one case."""
 
-    def __init__(self, batch, spatial, channels, outputs, padding):
+    def __init__(self, batch, spatial, channels, outputs, padding, dtype=np.float32):
         self.geometry = Geometry((1, 1), padding, (1, 1), (1, 1))
         self.attributes = {
             "strides": (1, 1), "padding": padding, "input_dilation": (1, 1),
@@ -42,7 +43,7 @@ class Problem:
         sizes = (n + sum(pair) - 2 for n, pair in zip(spatial, padding, strict=True))
         shapes = (batch, *spatial, channels), (3, 3, channels, outputs), (batch, *sizes, outputs)
         random = np.random.default_rng(math.prod(shapes[0]) + outputs)
-        self.x, self.w, self.dy = (random.standard_normal(s).astype(np.float32) for s in shapes)
+        self.x, self.w, self.dy = (random.standard_normal(s).astype(dtype) for s in shapes)
 
     def run(self, kind, machine=TARGET.machine):
         """The result of one of the three kinds and what it should be."""
@@ -79,6 +80,16 @@ def always(monkeypatch):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_cases(case, kind):
     result, want = Problem(*case).run(kind, SMALL)
+    np.testing.assert_allclose(result, want, rtol=0, atol=3e-5 * np.abs(want).max())
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", ["same", "panels and tails", "sums in parts"])
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16], ids=["bf16", "f16"])
+def test_half_precision(case, kind, dtype):
+    """Operands become f32 as they are read, so that only the sums are rounded, as in f32."""
+    result, want = Problem(*CASES[case], dtype=dtype).run(kind, SMALL)
     np.testing.assert_allclose(result, want, rtol=0, atol=3e-5 * np.abs(want).max())
 
 
@@ -127,9 +138,9 @@ def test_epilogue(spatial, steps):
     np.testing.assert_allclose(arrays[-1], want, rtol=0, atol=1e-3)
 
 
-def pays(batch, size, channels, outputs, machine=TARGET.machine):
-    x = emit.buffer("x", (batch, size, size, channels))
-    dy = emit.buffer("dy", (batch, size, size, outputs))
+def pays(batch, size, channels, outputs, machine=TARGET.machine, dtype="float32"):
+    x = emit.buffer("x", (batch, size, size, channels), dtype)
+    dy = emit.buffer("dy", (batch, size, size, outputs), dtype)
     return winograd_cost.pays_for_kernel(x, dy, (3, 3), (-1, -1), machine)
 
 
@@ -143,3 +154,12 @@ def test_what_it_is_chosen_for():
     assert not pays(1, 7, 16, 16, machine)  # four tiles do not pay for transformed weights
     with settings(winograd=False):
         assert not pays(128, 32, 16, 16, machine)
+
+
+def test_pairs_of_bf16_are_counted_at_their_speed():
+    features = TARGET.machine.features | {"avx512bf16"}
+    machine = replace(TARGET.machine, vector_bits=512, vector_registers=32, l2=1 << 20,
+                      l3=32 << 20, features=features)  # fmt: skip
+    assert pays(128, 32, 16, 16, machine, "uint16")
+    assert not pays(8, 8, 16, 16, machine, "uint16")
+    assert pays(8, 8, 16, 16, replace(machine, features=features - {"avx512bf16"}), "uint16")
