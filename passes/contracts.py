@@ -21,8 +21,9 @@ from ..ir.verify import verify
 from .batches import parts_of
 from .cse import key_of
 from .loops import take_apart
-from .plan import ALIGNMENT, BATCH, ROW, Call, Plan, Slot
+from .plan import ALIGNMENT, BATCH, ROW, ROW_SUMS, Call, Plan, Slot
 from .regions import live_outputs
+from .row_sums import reads_rightly
 from .rows import agree, body_rows
 
 
@@ -251,6 +252,8 @@ def _check_form(plan: Plan, call: Call) -> None:
     body = kernel.body
     if kernel.root == ROW and not agree(body.outputs, (), body_rows(body)):
         raise VerifyError(f"plan {plan.graph.name}: {kernel.name} reads results of other rows")
+    if kernel.root == ROW_SUMS and not reads_rightly(body):
+        raise VerifyError(f"plan {plan.graph.name}: {kernel.name} reads sums before they are there")
     if kernel.root != BATCH:
         return
     parts = parts_of(body)

@@ -16,6 +16,7 @@ A merge keeps one of these forms, which are what the native backend has loops fo
 - *rows*: reductions over the same positions of arrays of one size, which may wait for each other,
   and pointwise nodes over the array or over the results, which read results of their own row
   only (`rows`). Made where a block of rows is small, so that it is read from memory once.
+- *row sums*: rows, and sums over them with what is computed of these (`row_sums`).
 - *attention*: products, what is computed of the rows of their results, and products of these
   rows, which stay in the cache (`attention`).
 - *moments*: a reduction whose last dimension is kept, and sums over deviations from its results,
@@ -48,8 +49,9 @@ from .outline import (
     members,
     tokens_of,
 )
-from .plan import ATTENTION, BATCH, MOMENTS, ROW, Call, Plan, RegionCall
+from .plan import ATTENTION, BATCH, MOMENTS, ROW, ROW_SUMS, Call, Plan, RegionCall
 from .precedence import Precedence
+from .row_sums import fit_columns
 from .rows import Rows, agree, rows_of
 from .stored import ROOTED, choose_stored, is_view
 from .sums import fit_epilogue, in_order, summed
@@ -80,12 +82,11 @@ class Group:
     roots: list[Node]  # reductions, or one other root and sums in its epilogue; none: pointwise
     number: int
     alive: bool = True
-    special: str = ""  # a form that its nodes do not say: "row", "moments", "batch", "attention"
+    special: str = ""  # a form that its nodes do not say, such as "row" or "batch"
 
     @property
     def form(self) -> str:
-        """ "pointwise", "reduce", "row", "moments", "batch", "attention", "rooted", "opaque" or
-        "region"."""
+        """ "pointwise", "reduce", "rooted", "opaque" or "region"; or the special one."""
         if self.special or not self.roots:
             return self.special or "pointwise"
         kind = self.roots[0].op.kind
@@ -247,6 +248,7 @@ def fuse(
     _merge_consumers(groups, "reduce")
     _merge_moments(groups)
     _merge_sums(groups)
+    _merge_columns(groups)
     _merge_consumers(groups, "pointwise")
     _merge_siblings(groups)
     _merge_updates(groups)
@@ -433,6 +435,28 @@ def _fits_sums(groups: Groups, root: Group, reader: Group) -> bool:
     if operands > EPILOGUE_OPERANDS or (further and not in_order(node)):
         return False
     return fit_epilogue(node, [*sums, *reader.roots], outputs, reader.outputs, groups.borders)
+
+
+def _merge_columns(groups: Groups) -> None:
+    """Rows take sums over rows of what they read or compute, and what is computed of them."""
+    for first in [g for g in groups.groups if g.form == ROW]:
+        changed = first.alive
+        while changed:
+            changed = False
+            for other in [*groups.readers(first), *groups.companions(first)]:
+                if _fits_columns(groups, first, other) and groups.can_merge(first, other):
+                    first.special = ROW_SUMS
+                    groups.merge(first, other)
+                    changed = True
+                    break
+
+
+def _fits_columns(groups: Groups, group: Group, other: Group) -> bool:
+    if other.form != "reduce" or len(group.outputs) + len(other.outputs) > OUTPUTS:
+        return False
+    if groups.precedence.precedes(other.number, group.number):
+        return False
+    return fit_columns(group.roots, other.roots, group.outputs, other.outputs, groups.borders)
 
 
 def _merge_consumers(groups: Groups, form: str) -> None:

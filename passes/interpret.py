@@ -9,8 +9,9 @@ import numpy as np
 
 from ..ir.errors import VerifyError
 from ..ir.evaluate import Evaluation, evaluate
+from ..ir.graph import Value
 from ..ir.types import TensorType
-from .plan import ALIGNMENT, ROW, Body, Call, Plan, RegionCall, Slot, Space, Window
+from .plan import ALIGNMENT, ROW, ROW_SUMS, Body, Call, Plan, RegionCall, Slot, Space, Window
 from .rows import body_rows
 
 _GARBAGE = 0xCB
@@ -112,7 +113,7 @@ def _run(memory: _Memory) -> None:
 def _run_kernel(memory: _Memory, call: Call) -> None:
     before = results = _results(memory, call)
     halves = 2 if memory.plan.in_place(call) else 1
-    last = {v for v in call.outputs if call.kernel.has_sums and v.type.size != _total(call)}
+    last = {v for v in call.outputs if _is_last(call, v)}
     for half in range(halves):
         results = _results(memory, call) if half else results
         for value, result in zip(call.outputs, results, strict=True):
@@ -128,14 +129,17 @@ def _run_kernel(memory: _Memory, call: Call) -> None:
             memory.array(memory.plan.slots[value], value.type)[...] = result
 
 
-def _total(call: Call) -> int:
-    return body_rows(call.kernel.body).total
+def _is_last(call: Call, output: Value) -> bool:
+    """Whether an output is computed of sums over all rows."""
+    if call.kernel.root == ROW_SUMS:
+        return output.type.size == body_rows(call.kernel.body).length
+    return call.kernel.has_sums and output.type.size != body_rows(call.kernel.body).total
 
 
 def _units(call: Call, size: int) -> tuple[np.ndarray, int]:
     """For each element of an output when it is computed, and how many times there are."""
     positions = np.arange(size)
-    if call.kernel.root != ROW:
+    if call.kernel.root not in (ROW, ROW_SUMS):
         return positions, size
     rows = body_rows(call.kernel.body)
     return rows.row_of(positions) if size == rows.total else positions, rows.count

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..ir.graph import Graph, Value, is_among
-from . import rows
+from . import row_sums, rows
 from .batches import parts_of
 from .outline import REPLACES, accesses, tokens_of
-from .plan import ATTENTION, BATCH, ROW, Call, Copy, Plan, RegionCall, Slot, Space, align
+from .plan import ATTENTION, BATCH, ROW, ROW_SUMS, Call, Copy, Plan, RegionCall, Slot, Space, align
 from .steady import steady_parameters
 
 
@@ -114,6 +114,8 @@ class _Storages:
             return self.begins_as(call, output) is operand
         if call.kernel.root == ATTENTION:
             return False
+        if call.kernel.root == ROW_SUMS:
+            return self._rows_may_overwrite(call, output, operand)
         if call.kernel.root == BATCH and not self._in_one_part(call, output, operand):
             return False
         if call.kernel.root not in ("pointwise", ROW):
@@ -122,6 +124,14 @@ class _Storages:
             if node and node.op.kind in ("reduce", "opaque") and node.op.name not in REPLACES:
                 return False
         return self.aligned[index][operand]
+
+    def _rows_may_overwrite(self, call: Call, output: Value, operand: Value) -> bool:
+        body = call.kernel.body
+        target = dict(zip(call.outputs, body.outputs, strict=True))[output]
+        return all(
+            row_sums.may_replace(body, target, p)
+            for v, p in zip(call.inputs, body.inputs, strict=True) if self.owner(v) is operand
+        )  # fmt: skip
 
     def _in_one_part(self, call: Call, output: Value, operand: Value) -> bool:
         """Whether only the part of a batch that computes an output reads an operand."""

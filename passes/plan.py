@@ -21,6 +21,7 @@ ALIGNMENT = 64
 """Every slot begins at a multiple of this many bytes."""
 
 ROW = "row"
+ROW_SUMS = "row_sums"
 """The root of a kernel that goes over rows; see `passes.rows`."""
 
 MOMENTS = "moments"

@@ -182,10 +182,11 @@ def aligned(body: Graph) -> dict[Value, bool]:
 
 
 def body_rows(body: Graph) -> Rows:
-    """The rows of a row kernel."""
-    rows = rows_of(next(n for n in body.nodes if n.op.kind == "reduce"))
-    assert rows is not None, "a row kernel has rows"
-    return rows
+    """The rows of a row kernel; of one that adds up rows, too, those that it adds up."""
+    found = [rows_of(n) for n in body.nodes if n.op.kind == "reduce"]
+    rows = [rows for rows in found if rows is not None]
+    assert rows, "a row kernel has rows"
+    return min(rows, key=lambda each: each.reduced[-1][0])
 
 
 # --- layouts ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ...passes.plan import (
     BATCH,
     MOMENTS,
     ROW,
+    ROW_SUMS,
     Call,
     Kernel,
     Move,
@@ -41,6 +42,7 @@ from .opaque import opaque
 from .pointwise import flat_buffer, pointwise
 from .reduction import reduction
 from .rooted import rooted, shaped_buffer
+from .row_sums import row_sums
 from .rowwise import rowwise
 from .target import Machine, Target
 from .timing import Timed, timed
@@ -494,6 +496,8 @@ def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> 
     root = kernel.root_node
     if kernel.root == ROW:
         return rowwise(kernel.body, buffers, machine)
+    if kernel.root == ROW_SUMS:
+        return row_sums(kernel.body, buffers, machine)
     if kernel.root == ATTENTION:
         return attention(kernel.body, buffers, machine)
     if kernel.root == BATCH:

@@ -258,13 +258,17 @@ class RowUnit(_Unit):
 
         def element(outer: Indices, j: Index) -> None:
             self.stand({**at, **dict(zip(self.reduced, (*outer, j), strict=True))}, ix.ZERO)
-            self.space.write(self.full, self.at)
+            self.write_element()
 
         if self.full:
             loops(self.nest, [loop.extent for loop in self.reduced[:-1]], lambda outer: (
                 self.nest.strips(last.extent, self.space.lanes, lambda j: element(outer, j))
             ))  # fmt: skip
         self.space.write(self.results, at)
+
+    def write_element(self) -> None:
+        """Compute and store what has an element for the position."""
+        self.space.write(self.full, self.at)
 
 
 # --- tiles of columns ------------------------------------------------------------------------
