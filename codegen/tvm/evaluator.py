@@ -384,7 +384,15 @@ def loads(outputs: tuple[Value, ...], at: Indices, stop: frozenset[Value]) -> li
     Walks like an `Evaluator` but makes no expression; loaded indices count as constant 0.
     `stop` holds values that are not looked into.
     """
-    found: list[Index] = []
+    return [position for _, position in reads(outputs, at, stop)]
+
+
+def reads(
+    outputs: tuple[Value, ...], at: Indices, stop: frozenset[Value] = frozenset()
+) -> list[tuple[Value | None, Index]]:
+    """As `loads`, with the values that are read; None for an index that is a number itself."""
+    found: list[tuple[Value | None, Index]] = []
+    own: list[Index] = []
     pending: list[tuple[Value, Indices]] = [(v, at) for v in outputs]
     seen: set[tuple[Value, Indices]] = set()
     while pending:
@@ -394,9 +402,11 @@ def loads(outputs: tuple[Value, ...], at: Indices, stop: frozenset[Value]) -> li
         seen.add((value, here))
         node = value.node
         if node is None or value in stop:
-            found.append(ix.linearize(here, value.shape))
+            found.append((value, ix.linearize(here, value.shape)))
             continue
-        pending.extend(_operands(node, here, found))
+        pending.extend(_operands(node, here, own))
+        found += [(None, index) for index in own]
+        own.clear()
     return found
 
 

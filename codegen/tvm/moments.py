@@ -18,7 +18,7 @@ from .accumulate import Moments, Parts
 from .emit import Buffer, Stmt
 from .index import Index, Indices
 from .math import Element, cast, constant, read, storage, store
-from .pointwise import loops
+from .nest import loops
 from .reducer import Arrays, At, Loop, Reducer, Results, Space
 from .reduction import Columns, Outermost
 from .target import Machine

@@ -8,7 +8,7 @@ twice is computed once, without a pass that has to find out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,9 @@ from tvm.ir import TensorLoad
 from tvm.tirx import ForKind
 
 from . import index as ix
-from .emit import Buffer, Expr, Stmt, buffer, is_nothing, seq, stack_array
+from .emit import Buffer, Expr, Stmt, buffer, is_nothing, seq, split_range, stack_array
 from .emit import lane as emit_lane
-from .index import Index
+from .index import Index, Indices
 
 _NUMBERS = (tirx.IntImm, tirx.FloatImm)
 
@@ -206,6 +206,33 @@ class Nest:
         """The whole body."""
         assert self.level == 0
         return seq(*self._scopes[0].statements)
+
+
+def loops(
+    nest: Nest, sizes: Sequence[int], body: Callable[[Indices], None], at: Indices = ()
+) -> None:
+    """Serial loops over `sizes`, the first outermost."""
+    if len(at) == len(sizes):
+        body(at)
+    else:
+        nest.loop(sizes[len(at)], lambda i: loops(nest, sizes, body, (*at, i)), name=f"i{len(at)}")
+
+
+def spread(nest: Nest, extent: int, tasks: int, body: Callable[[Index], None]) -> None:
+    """Loop over 0 ... extent-1, in contiguous runs on several threads."""
+    tasks = min(tasks, extent)
+
+    def task(number: Index) -> None:
+        start, length = split_range(extent, tasks, number.expression())
+        nest.span(_bound(nest, start), _bound(nest, length), (0, extent - 1), body)
+
+    nest.loop(tasks, task, ForKind.PARALLEL, "task")
+
+
+def _bound(nest: Nest, value: Expr | int) -> Expr:
+    if isinstance(value, int):
+        return ix.number(value).expression()
+    return nest.bind(value, nest.level, "range")
 
 
 def _mentions(value: Expr, variable: Expr) -> bool:

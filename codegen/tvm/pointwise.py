@@ -19,12 +19,13 @@ from ...passes.stored import cost
 from . import bfloat, emit
 from . import index as ix
 from .cost import serial_nanoseconds, tasks_for, traffic
+from .crossing import Blocks, crossing_loop
 from .cuts import PARTS, Part, cut
 from .emit import Buffer, Stmt
 from .evaluator import Evaluator, loads
 from .index import Index, Indices
 from .math import storage, store
-from .nest import Nest
+from .nest import Nest, loops, spread
 from .target import Machine
 
 Sizes = tuple[int, ...]
@@ -69,7 +70,7 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
     elif across is None:
         traverse_parts(nest, cut_loops(body, shape, lanes), lanes, tasks, element)
     else:
-        traverse_blocks(nest, shape, across, lanes, tasks, element)
+        Blocks(evaluator, body, shape, across, lanes).run(tasks, element)
     return nest.finish()
 
 
@@ -201,16 +202,6 @@ def traverse_parts(
             traverse_parts(nest, one, lanes, tasks if is_large else 1, moved)
 
 
-def loops(
-    nest: Nest, sizes: Sequence[int], body: Callable[[Indices], None], at: Indices = ()
-) -> None:
-    """Serial loops over `sizes`, the first outermost."""
-    if len(at) == len(sizes):
-        body(at)
-    else:
-        nest.loop(sizes[len(at)], lambda i: loops(nest, sizes, body, (*at, i)), name=f"i{len(at)}")
-
-
 def _leading(sizes: Sequence[int], wanted: int, tasks: int) -> int:
     """How many leading dimensions have iterations enough to be split evenly."""
     total = 1
@@ -219,23 +210,6 @@ def _leading(sizes: Sequence[int], wanted: int, tasks: int) -> int:
         if total >= wanted or total % tasks == 0:
             return count
     return len(sizes)
-
-
-def spread(nest: Nest, extent: int, tasks: int, body: Callable[[Index], None]) -> None:
-    """Loop over 0 ... extent-1, in contiguous runs on several threads."""
-    tasks = min(tasks, extent)
-
-    def task(number: Index) -> None:
-        start, length = emit.split_range(extent, tasks, number.expression())
-        nest.span(_bound(nest, start), _bound(nest, length), (0, extent - 1), body)
-
-    nest.loop(tasks, task, emit.ForKind.PARALLEL, "task")
-
-
-def _bound(nest: Nest, value: emit.Index) -> emit.Expr:
-    if isinstance(value, int):
-        return ix.number(value).expression()
-    return nest.bind(value, nest.level, "range")
 
 
 def _spread_row(
@@ -255,47 +229,6 @@ def _spread_row(
     if whole:
         spread(nest, whole, tasks, strip)
     nest.lanes(inner - whole * lanes, lambda lane: element((*at, lane + whole * lanes)))
-
-
-def traverse_blocks(
-    nest: Nest,
-    shape: Sizes,
-    across: int,
-    lanes: int,
-    tasks: int,
-    element: Callable[[Indices], None],
-) -> None:
-    """Loop over `shape` in blocks of `lanes` x `lanes` along dimension `across` and the last.
-
-    For operands that are contiguous along `across`: what a block reads of them stays in the
-    first-level cache until all of it is used.
-    """
-    *_, inner = shape
-    outer = [size for axis, size in enumerate(shape[:-1]) if axis != across]
-    whole, rest = divmod(shape[across], lanes)
-
-    def block(at: Indices, first: Index, count: int) -> None:
-        def strip(base: Index, width: int) -> None:
-            def row(i: Index) -> None:
-                place = (*at[:across], first + i, *at[across:])
-                nest.lanes(width, lambda lane: element((*place, base + lane)))
-
-            nest.loop(count, row, name="row")
-
-        strips = inner // lanes
-        nest.loop(strips, lambda s: strip(s * lanes, lanes), name="strip")
-        if inner % lanes:
-            strip(ix.number(strips * lanes), inner % lanes)
-
-    def numbered(flat: Index) -> None:
-        *at, number = ix.delinearize(flat, (*outer, whole))
-        block(tuple(at), number * lanes, lanes)
-
-    blocks = math.prod(outer) * whole
-    if blocks:
-        spread(nest, blocks, tasks, numbered)
-    if rest and inner:
-        loops(nest, outer, lambda at: block(at, ix.number(whole * lanes), rest))
 
 
 # --- which loops -----------------------------------------------------------------------------
@@ -362,22 +295,6 @@ def _are_separate(body: Graph, shape: Sizes, count: int) -> bool:
             if not all(position.is_affine for position in found):
                 return False
     return True
-
-
-def crossing_loop(body: Graph, shape: Sizes) -> int | None:
-    """The loop along which an operand is contiguous that the last loop jumps through, if any."""
-    if len(shape) < 2:
-        return None
-    terms = [ix.Loop(_NO_VARIABLE, 0, size - 1, 1) for size in shape]
-    flat = ix.linearize(tuple(map(ix.of, terms)), shape)
-    for value in dict.fromkeys(body.outputs):
-        for position in loads((value,), ix.delinearize(flat, value.shape), frozenset()):
-            if abs(position.coefficient(terms[-1])) <= 1:
-                continue
-            for axis, term in enumerate(terms[:-1]):
-                if abs(position.coefficient(term)) == 1:
-                    return axis
-    return None
 
 
 def _static(shape: Shape) -> Sizes:

@@ -24,7 +24,7 @@ from . import emit
 from . import index as ix
 from .emit import Buffer, Stmt
 from .index import Index, Indices
-from .pointwise import loops, spread
+from .nest import loops, spread
 from .reducer import VECTORS, Arrays, At, Finish, Loop, Reducer, Results, Space
 from .target import Machine
 

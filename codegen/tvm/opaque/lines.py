@@ -10,8 +10,7 @@ from ....ir.graph import Value
 from .. import index as ix
 from ..cost import tasks_for
 from ..index import Index
-from ..nest import Nest
-from ..pointwise import spread
+from ..nest import Nest, spread
 from ..target import Machine
 
 Run = Callable[[Index, Index, int], None]

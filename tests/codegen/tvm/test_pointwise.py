@@ -11,7 +11,7 @@ from native_graph import arrays_for, check_graph, compiled, only_kernel
 
 from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.lower import lower_kernel
-from hornfels.codegen.tvm.pointwise import crossing_loop, lanes_for, loop_shape, pieces_of
+from hornfels.codegen.tvm.pointwise import lanes_for, loop_shape, pieces_of
 from hornfels.ir import Builder, Graph, sugar
 from hornfels.ir.op import get
 from hornfels.ir.types import bf16, boolean, f16, f32, f64, i32, u32
@@ -188,15 +188,6 @@ def test_permuted_axes(permutation):
         y = x.transpose(*permutation)
         graph = b.finish({"y": y * 2.0, "z": y[1:, ::2]})
     check_graph(graph, arrays_for(graph))
-
-
-def test_blocks_only_where_an_operand_is_crossed():
-    with Builder("crossed") as b:
-        x, bias = b.input("x", f32(40, 50)), b.input("bias", f32(50))
-        graph = b.finish({"y": x.T + 1.0})
-        other = b.finish({"y": x + bias})
-    assert crossing_loop(only_kernel(graph).body, (50, 40)) == 0
-    assert crossing_loop(only_kernel(other).body, (40, 50)) is None
 
 
 def gates(rows: int, units: int, count: int = 4, dtype=f32) -> Graph:
