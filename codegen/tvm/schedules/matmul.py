@@ -32,7 +32,8 @@ from .outer_sum import OuterSum, outer_sum
 from .pairs import in_pairs, with_pairs_of_rows
 from .panels import panels
 from .product import Place, Product, product_of
-from .rows import RowProduct, row_product
+from .row_shapes import RowProduct
+from .rows import row_product
 from .stream import stream, streams
 from .tile import Epilogue, element_bytes, store_to
 

@@ -11,7 +11,8 @@ from ..kept import see
 from ..target import Machine
 from .matmul import matmul
 from .outer_sum import OuterSum, outer_sum
-from .rows import RowProduct, row_product
+from .row_shapes import RowProduct
+from .rows import row_product
 from .staging import Ints
 from .tile import Epilogue, Store, accumulator, flattened, tasks_for
 

@@ -21,7 +21,7 @@ from tvm import tirx
 from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
 from ..target import Machine
-from .rows import Stripe, cut_columns
+from .row_shapes import Stripe, cut_columns
 from .tile import (
     Epilogue,
     Tile,

@@ -18,205 +18,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from .. import bfloat, emit
+from .. import emit
 from ..emit import Buffer, Expr, Index, Stmt
-from ..kept import is_steady, kept
-from ..target import Machine
-from .tile import (
-    Epilogue,
-    Tile,
-    cast,
-    element_bytes,
-    finish_tile,
-    max_rows,
-    neighbours,
-    row_tiles,
-    tasks_for,
-    valid_lanes,
-)
-
-_DIRECT_TILES = 4  # so many tiles of rows repay no packing
-_SERIAL_PACK = 1 << 14  # elements that are packed before other threads would have begun
-_CONFLICT = 4096  # rows this many bytes apart fall in one set of the first-level cache
-
-
-@dataclass(frozen=True)
-class RowProduct:
-    """``value[i, j] = sum_k left(i, k) * right(k, j)``.
-
-    Parameters
-    ----------
-    rows, terms, columns : int
-        Sizes, none of them 0.
-    left, right : callable
-        Read an operand; an index may be a vector along a row of `left`, and along the side on
-        which `right` is contiguous.
-    matrix : Buffer
-        What `right` reads.
-    transposed : bool
-        Whether `right` is contiguous along the sum.
-    staged, plain : bool
-        Whether rows are copied before they are used; whether `right` has the dtype of the sums.
-    dtype : str
-        Of the sums.
-    machine : Machine
-        What to choose tiles for.
-    epilogue : Epilogue
-        Gets ``(row, column)``.
-    paired : bool
-        Whether a term is a pair of bf16 (see `pairs`), read as such from both operands.
-    halves : bool
-        Whether the last pair of `right` may be half of one, which no vector may read.
-    """
-
-    rows: int
-    terms: int
-    columns: int
-    left: Callable[[Index, Index], Expr]
-    right: Callable[[Index, Index], Expr]
-    matrix: Buffer
-    transposed: bool
-    staged: bool
-    plain: bool
-    dtype: str
-    machine: Machine
-    epilogue: Epilogue
-    paired: bool = False
-    halves: bool = False
-
-    @property
-    def lanes(self) -> int:
-        return self.machine.lanes(self.dtype)
-
-    @property
-    def factors(self) -> str:
-        """The dtype in which operands are copied."""
-        return bfloat.PAIR if self.paired else self.dtype
-
-    @property
-    def work(self) -> int:
-        """Multiplications and additions."""
-        return 2 * self.rows * self.terms * self.columns
-
-    @property
-    def copies(self) -> bool:
-        """Whether rows are copied, for whatever reason."""
-        apart = self.terms * element_bytes(self.dtype)
-        conflict = apart % _CONFLICT == 0 and self.columns >= 4 * self.lanes
-        return self.staged or (conflict and self.rows > 8)
-
-    @property
-    def streams(self) -> bool:
-        """Whether rows come from memory: then those of the next tile are fetched ahead."""
-        nbytes = self.rows * self.terms * element_bytes(self.dtype)
-        return not self.copies and nbytes > 2 * self.machine.l2
-
-    @property
-    def fills(self) -> bool:
-        """Whether results go to memory: then what the next tile's epilogue meets is fetched."""
-        return self.rows * self.columns * element_bytes(self.dtype) > self.machine.l2
-
-    @property
-    def pitch(self) -> int:
-        """Elements from one copied row to the next, so that rows fall in different sets."""
-        whole = -(-self.terms // self.lanes) * self.lanes
-        return whole + self.lanes
-
-    @property
-    def stripes(self) -> list[Stripe]:
-        return cut_columns(self.columns, self.machine, self.dtype, halves=not self.paired)
-
-    def reads_in_place(self, stripe: Stripe) -> bool:
-        """Whether a stripe of the right operand is read where it lies, as few rows need it."""
-        tiles = 1 if self.is_heavy else _DIRECT_TILES
-        few = self.rows <= tiles * max_rows(self.machine, stripe.vectors)
-        plain = self.plain and not self.transposed and not self.halves
-        return few and plain and stripe.columns % stripe.width == 0
-
-    @property
-    def is_heavy(self) -> bool:
-        """Whether the packed matrix would not stay in the second-level cache."""
-        return self.terms * self.columns * element_bytes(self.dtype) > self.machine.l2 // 4
-
-    @property
-    def hot(self) -> bool:
-        """Whether each panel is packed where it is used, for one block that holds all rows."""
-        panels = max(stripe.panels for stripe in self.stripes)
-        enough = panels >= tasks_for(self.work, self.machine)
-        return self.is_heavy and enough and self.tiles[0] <= self.block and not self.keeps
-
-    @property
-    def keeps(self) -> bool:
-        """Whether the panels are packed before, for the matrix stays."""
-        return is_steady(self.matrix)
-
-    @property
-    def tallest(self) -> int:
-        """Rows of a register tile, for all stripes."""
-        return min(max_rows(self.machine, stripe.vectors) for stripe in self.stripes)
-
-    @property
-    def tiles(self) -> tuple[int, int, int]:
-        """Number of row tiles, their height, how many are one taller."""
-        return row_tiles(self.rows, self.tallest)
-
-    def start(self, tile: Index) -> Index:
-        """First row of a tile."""
-        _, height, taller = self.tiles
-        return tile * height + emit.minimum(tile, taller) if taller else tile * height
-
-    @property
-    def block(self) -> int:
-        """Row tiles in a block."""
-        size, half = element_bytes(self.dtype), self.machine.l2 // 2
-        if self.is_heavy and self.rows * self.terms * size <= half + half // 2:
-            return self.tiles[0]
-        each = self.terms + (0 if self.is_heavy else self.columns)
-        rows = max(4 * self.tallest, half // (each * size))
-        return max(1, min(self.tiles[0], rows // self.tallest))
-
-
-@dataclass(frozen=True)
-class Stripe:
-    """Columns from `first` on, in panels of `vectors` of `lanes`."""
-
-    first: int
-    columns: int
-    vectors: int
-    lanes: int
-
-    @property
-    def width(self) -> int:
-        return self.vectors * self.lanes
-
-    @property
-    def panels(self) -> int:
-        return -(-self.columns // self.width)
-
-
-def cut_columns(columns: int, machine: Machine, dtype: str, *, halves: bool = True) -> list[Stripe]:
-    """Cut columns in stripes of equal panels, with as few lanes unused as possible.
-
-    Pairs of bf16 are multiplied in whole vectors only, not in `halves`.
-    """
-    lanes = machine.lanes(dtype)
-    whole, rest = divmod(columns, lanes)
-    half = lanes // 2 if halves and lanes >= 8 and 0 < rest <= lanes // 2 else 0
-    if half and whole <= 1:
-        return [Stripe(0, columns, 2 * whole + 1, half)]
-    vectors = whole if half else -(-columns // lanes)
-    triple = 3 if vectors > 1 and vectors % 2 else 0
-    pairs = min(columns, (vectors - triple) * lanes)
-    found = []
-    if pairs:
-        found.append(Stripe(0, pairs, min(2, vectors), lanes))
-    if triple:
-        found.append(Stripe(pairs, min(columns - pairs, triple * lanes), triple, lanes))
-    if half:
-        found.append(Stripe(whole * lanes, rest, 1, half))
-    return found
+from ..kept import kept
+from .row_packing import pack, pack_vector
+from .row_shapes import RowProduct, Stripe
+from .tile import Tile, cast, finish_tile, tasks_for, valid_lanes
 
 
 def row_product(product: RowProduct) -> Stmt:
@@ -236,7 +44,7 @@ def _packed(
     """Declare room for the panels of each stripe and fill it."""
     if len(done) == len(stripes):
         packed = () if product.hot or product.keeps else done
-        fill = (_pack(product, stripe, room) for stripe, room in packed if room is not None)
+        fill = (pack(product, stripe, room) for stripe, room in packed if room is not None)
         return emit.seq(*fill, body(done))
     stripe = stripes[len(done)]
     if product.reads_in_place(stripe):
@@ -254,7 +62,7 @@ def _packed(
         "packed",
         shape,
         product.factors,
-        lambda room: _pack(product, stripe, room),
+        lambda room: pack(product, stripe, room),
         filled,
     )
 
@@ -316,7 +124,7 @@ def _block(
         if product.hot and packed is not None:
             fill = emit.serial(
                 stripe.vectors,
-                lambda v: _pack_vector(
+                lambda v: pack_vector(
                     product, stripe, number * stripe.vectors + v, (room, v * stripe.lanes), packed
                 ),
                 "vector",
@@ -482,118 +290,3 @@ def _stored(product: RowProduct, indices: tuple[Index, ...]) -> list[Expr]:
     if isinstance(stores, Stmt):
         return []
     return [buffer[tuple(at)] for buffer, at, _ in stores]
-
-
-# --- packing ---------------------------------------------------------------------------------
-
-
-def _pack(product: RowProduct, stripe: Stripe, packed: Buffer) -> Stmt:
-    """Copy columns to ``packed[panel, k, lane]``, with zeros past the last column."""
-
-    def vector(flat: Index) -> Stmt:
-        number, place = emit.unflatten(flat, (stripe.panels, stripe.vectors))
-        return _pack_vector(product, stripe, flat, (number, place * stripe.lanes), packed)
-
-    small = stripe.columns * product.terms <= _SERIAL_PACK
-    loop = emit.serial if small or product.machine.cores == 1 else emit.parallel
-    return loop(stripe.panels * stripe.vectors, vector)
-
-
-def _pack_vector(
-    product: RowProduct,
-    stripe: Stripe,
-    flat: Index,
-    target: tuple[Index, Index],
-    packed: Buffer,
-) -> Stmt:
-    """Pack the `flat`-th vector of a stripe."""
-    whole, rest = divmod(stripe.columns, stripe.lanes)
-
-    def columns(count: int) -> Stmt:
-        pack = _pack_across if product.transposed else _pack_along
-        return pack(product, stripe, stripe.first + flat * stripe.lanes, count, target, packed)
-
-    if stripe.panels * stripe.vectors == whole:
-        return columns(stripe.lanes)
-    return emit.when(
-        emit.less(flat, whole),
-        columns(stripe.lanes),
-        emit.when(emit.equal(flat, whole), columns(rest), columns(0)),
-    )
-
-
-def _pack_along(
-    product: RowProduct,
-    stripe: Stripe,
-    column: Index,
-    count: int,
-    target: tuple[Index, Index],
-    packed: Buffer,
-) -> Stmt:
-    """Pack one vector of columns that lie side by side."""
-    number, base = target
-
-    def element(k: Index, lane: Index) -> Stmt:
-        value = cast(product.right(k, column + lane), product.factors)
-        return emit.store(packed, (number, k, base + lane), value)
-
-    return emit.seq(
-        emit.serial(
-            product.terms, lambda k: emit.vectorized(count, lambda lane: element(k, lane)), "k"
-        ),
-        _blank(product, stripe, count, target, packed),
-    )
-
-
-def _pack_across(
-    product: RowProduct,
-    stripe: Stripe,
-    column: Index,
-    count: int,
-    target: tuple[Index, Index],
-    packed: Buffer,
-) -> Stmt:
-    """Pack one vector of columns each of which lies along the sum: square blocks by shuffles."""
-    (number, base), lanes = target, stripe.lanes
-    blocks = 0
-    if count == lanes > 1 and product.plain:
-        blocks = (product.terms - product.halves) // lanes
-
-    def block(index: Index) -> Stmt:
-        k = index * lanes
-        return emit.transpose_block(
-            lambda row, _: product.right(neighbours(k, lanes), column + row),
-            lambda row, inner, vector: emit.store(packed, (number, k + row, base + inner), vector),
-            lanes,
-        )
-
-    def single(k: Index, lane: Index) -> Stmt:
-        value = cast(product.right(k, column + lane), product.factors)
-        return emit.store(packed, (number, k, base + lane), value)
-
-    return emit.seq(
-        emit.serial(blocks, block, "block"),
-        emit.serial(
-            product.terms - blocks * lanes,
-            lambda k: emit.serial(count, lambda lane: single(k, lane), "lane"),
-            "k",
-            blocks * lanes,
-        ),
-        _blank(product, stripe, count, target, packed),
-    )
-
-
-def _blank(
-    product: RowProduct, stripe: Stripe, count: int, target: tuple[Index, Index], packed: Buffer
-) -> Stmt:
-    """Set the lanes of a packed vector from `count` on to 0."""
-    (number, base), zero = target, emit.constant(0, product.factors)
-
-    def lane(k: Index, place: Index) -> Stmt:
-        return emit.store(packed, (number, k, base + count + place), zero)
-
-    return emit.serial(
-        product.terms,
-        lambda k: emit.vectorized(stripe.lanes - count, lambda place: lane(k, place)),
-        "k",
-    )
