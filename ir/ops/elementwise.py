@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import elementary, scalar
 from ..graph import Value
-from ..op import CODE, Case, Op, Reason, case, define, reject
+from ..op import CODE, Case, Op, case, define, reject
 from ..scalar import Element, Math
 from ..sugar import select
 from ..types import TensorType, bf16, boolean, f16, f32, i8, i32, u8, u32
@@ -22,8 +22,6 @@ from .common import (
     require_number,
     widen,
 )
-
-FLAT = Reason("it is constant between its steps")
 
 
 def _rule(op: str, require: Callable[..., None]) -> Callable[[TensorType], TensorType]:

@@ -56,18 +56,9 @@ class Axis:
         """Taps (first, number) through which position `p` sees elements."""
         if self.always_inside:
             return 0, self.taps
-        return self._met(p * self.stride + self.start, self.dilation, self.taps)
-
-    def positions_met(self, tap: Index) -> Range:
-        """Positions (first, number) that see elements through a tap."""
-        if self.always_inside:
-            return 0, self.count
-        return self._met(tap * self.dilation + self.start, self.stride, self.count)
-
-    def _met(self, first: Index, step: int, count: int) -> Range:
-        """Which of ``first + i * step``, for ``i < count``, are elements."""
-        before = emit.minimum(count, (emit.maximum(0, 0 - first) + step - 1) // step)
-        end = emit.minimum(count, (emit.maximum(0, self.size - first) + step - 1) // step)
+        first, step = p * self.stride + self.start, self.dilation
+        before = emit.minimum(self.taps, (emit.maximum(0, 0 - first) + step - 1) // step)
+        end = emit.minimum(self.taps, (emit.maximum(0, self.size - first) + step - 1) // step)
         return before, emit.maximum(0, end - before)
 
     def tiles(self, tallest: int) -> Iterator[tuple[int, int, int]]:
