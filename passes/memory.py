@@ -38,6 +38,7 @@ def plan(
     homes = _Homes(storages)
     best: Plan | None = None
     for order in (_stable_order(homes), _frugal_order(homes)):
+        order = _late(homes, order)
         order.sort(key=lambda call: not storages.prepares(call))
         placed = _place(homes, order)
         if best is None or placed.arena_bytes < best.arena_bytes:
@@ -289,6 +290,20 @@ def _frugal_order(homes: _Homes) -> list[int]:
             if not waiting[user]:
                 ready.add(user)
     return order
+
+
+def _late(homes: _Homes, order: Sequence[int]) -> list[int]:
+    """The order, in which calls that wait for nothing run just before the first that waits for
+    them: what they read is there all the time, and what they make takes memory from then on."""
+    users = _users(homes)
+    waiting = {call for call in order if users[call] and not homes.before[call]}
+    found: list[int] = []
+    for call in order:
+        if call not in waiting:
+            sources = [source for source in sorted(homes.before[call]) if source in waiting]
+            waiting.difference_update(sources)
+            found += [*sources, call]
+    return found
 
 
 def _users(homes: _Homes) -> list[list[int]]:

@@ -7,6 +7,10 @@ computes them in its first calls (`Plan.preparing`) and keeps what the rest read
     %0 = cast[dtype=bf16](%w)        prepared: %0, kept in prepared+0
     %1 = matmul(%x, %0)              each call: %1
 
+An array of one number is made anew in each call, if nothing that is kept reads it: to write it
+takes no longer than to copy it, and what begins as it (the gradient of an embedding, a recurrent
+state) is computed over it.
+
 A state that the graph updates is not steady, and what an output or a new state shows is computed in
 each call, for it lies in memory that is not the plan's.
 """
@@ -14,7 +18,7 @@ each call, for it lies in memory that is not the plan's.
 from __future__ import annotations
 
 from ..ir.graph import Graph, Node, Value
-from .outline import BARRIER, VIEWS
+from .outline import BARRIER, VIEWS, is_scalar_constant
 
 
 def steady_parameters(graph: Graph) -> frozenset[Value]:
@@ -31,7 +35,14 @@ def steady_values(graph: Graph) -> frozenset[Value]:
         if node not in shown and node.op.name != BARRIER and known.issuperset(node.inputs):
             known.update(node.outputs)
             found.update(node.outputs)
-    return frozenset(found)
+    read = {v for node in graph.nodes if found.issuperset(node.outputs) for v in node.inputs}
+    return frozenset(v for v in found if v in read or not _is_uniform(v))
+
+
+def _is_uniform(value: Value) -> bool:
+    """Whether one constant fills the whole array."""
+    node = value.node
+    return node is not None and node.op.name == "broadcast" and is_scalar_constant(node.inputs[0])
 
 
 def _results(graph: Graph) -> set[Node]:

@@ -120,3 +120,34 @@ def test_what_grows_is_not_kept():
 
 def test_a_plan_says_what_it_prepares():
     assert "  prepared 256 bytes" in str(make_plan(parse(SCALED))).splitlines()
+
+
+def test_an_array_of_one_number_is_made_where_it_is_written_over():
+    """Not kept, and not there while the activations are."""
+    plan = checked("""graph g(%x: f32[64,8], %i: i32[64]; %w: f32[8,8], %t: f32[32,8]) {
+      %0: f32[64,8] = matmul[transpose_a=False, transpose_b=False](%x, %w)
+      %1: f32[64,8] = tanh(%0)
+      %2: f32[64,8] = matmul[transpose_a=False, transpose_b=False](%1, %w)
+      %3: f32[] = constant[value=dense<f32[]: 0.0>]()
+      %4: f32[32,8] = broadcast[shape=(32, 8), axes=()](%3)
+      %5: f32[32,8] = scatter_add[axis=0](%4, %i, %2)
+      %6: f32[32,8] = add(%t, %5)
+      return ; %t=%6
+    }""", i=np.arange(64, dtype=np.int32) % 32)  # fmt: skip
+    assert (plan.preparing, plan.prepared_bytes) == (0, 0)
+    names = [call.kernel.root for call in plan.calls]
+    assert names.index("scatter_add") == names.index("pointwise") + 1
+    assert plan.in_place(plan.calls[names.index("scatter_add")])
+    assert plan.arena_bytes == 2 * 64 * 8 * 4  # of the two products
+
+
+def test_an_array_of_one_number_is_kept_with_what_is_computed_of_it():
+    plan = checked("""graph g(%x: f32[5,8]; %w: f32[8,8]) {
+      %0: f32[] = constant[value=dense<f32[]: 0.5>]()
+      %1: f32[8,8] = broadcast[shape=(8, 8), axes=()](%0)
+      %2: f32[8,8] = matmul[transpose_a=False, transpose_b=False](%w, %1)
+      %3: f32[5,8] = matmul[transpose_a=False, transpose_b=False](%x, %2)
+      return y=%3
+    }""")
+    assert plan.prepared_bytes == 8 * 8 * 4
+    assert plan.preparing == len(plan.calls) - 1
