@@ -431,7 +431,9 @@ def _fits_sums(groups: Groups, root: Group, reader: Group) -> bool:
     node, *sums = root.roots
     outputs = [*root.outputs, *reader.outputs]
     operands = _large_operands(groups, root, reader)
-    further = operands > _large_operands(groups, root)
+    further = any(
+        v.type.size == root.size and groups.of.get(v) is not root for v in groups.reads(reader)
+    )
     if operands > EPILOGUE_OPERANDS or (further and not in_order(node)):
         return False
     return fit_epilogue(node, [*sums, *reader.roots], outputs, reader.outputs, groups.borders)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..ir.graph import Graph, Node, Value
 from .derivatives import derivatives
 from .outline import BARRIER, POINTWISE, VIEWS, is_scalar_constant
+from .prologue import loadable, pays
 
 ROOTED = frozenset({"contraction", "window", "opaque", "region"})
 RECOMPUTE_COST = 8
@@ -56,7 +57,8 @@ def choose_stored(graph: Graph, steady: Collection[Value] = frozenset()) -> dict
     again. Of what is `steady` (see `passes.steady`), what others read is stored if keeping it takes
     no more memory than what it is computed from, or if computing it takes long.
     """
-    needed = _needed_in_memory(graph)
+    loaded = loadable(graph)
+    needed = _needed_in_memory(graph, loaded)
     stored: dict[Value, None] = {}
     inlined: dict[Value, _Inlined] = {}
     for node in graph.nodes:
@@ -66,6 +68,8 @@ def choose_stored(graph: Graph, steady: Collection[Value] = frozenset()) -> dict
             frozenset().union(*(o.leaves for o in operands)),
         )
         for value in node.outputs:
+            if value in loaded and not pays(value, whole.leaves, whole.cost):
+                needed[value] = True
             if node.op.kind not in POINTWISE:
                 stored[value] = None
             elif is_view(value, stored) or value.is_constant:
@@ -110,13 +114,13 @@ def _leaf(value: Value) -> frozenset[Value]:
     return frozenset() if is_scalar_constant(value) else frozenset([value])
 
 
-def _needed_in_memory(graph: Graph) -> dict[Value, bool]:
+def _needed_in_memory(graph: Graph, loaded: Collection[Value]) -> dict[Value, bool]:
     """Values that must be stored: True always, False only if computing them costs something."""
     needed: dict[Value, bool] = {}
     for node in graph.nodes:
         for position, value in enumerate(node.inputs):
             if (
-                node.op.kind in ROOTED
+                (node.op.kind in ROOTED and value not in loaded)
                 or node.op.name == BARRIER
                 or READ_AT_COMPUTED.get(node.op.name) == position
             ):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -72,13 +73,46 @@ def _array_type(shape: tuple[int, ...], dtype: str, scope: str) -> Any:
     return tirx.decl_buffer(shape, dtype, scope=scope, data_alignment=ALIGNMENT).ty
 
 
-def shape_of(buffer: Buffer) -> tuple[int, ...]:
-    """Return the sizes of a buffer."""
-    return tuple(int(size) for size in buffer.ty.shape)
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """An operand that is not in memory: to read an element is to compute it.
+
+    A template reads it as it does a buffer, but lane by lane, never by a vector of indices. It
+    reads each element once or a few times: what it multiplies many times it copies first.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : str
+    element : callable
+        ``element(indices, shape)`` is the element at the indices of an operand of that shape.
+    sources : callable
+        ``sources(indices, shape)``: what has that element's place in memory, for who fetches it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    element: Callable[[tuple[Index, ...], tuple[int, ...]], Expr]
+    sources: Callable[[tuple[Index, ...], tuple[int, ...]], Sequence[Expr]]
+
+    def __getitem__(self, indices: tuple[Index, ...]) -> Expr:
+        return self.element(indices, self.shape)
 
 
-def dtype_of(value: Buffer | Expr) -> str:
-    """Return TVM's name of the element type of a buffer or of a scalar expression."""
+Operand = Buffer | Computed
+
+
+def shape_of(operand: Operand) -> tuple[int, ...]:
+    """Return the sizes of an operand."""
+    if isinstance(operand, Computed):
+        return operand.shape
+    return tuple(int(size) for size in operand.ty.shape)
+
+
+def dtype_of(value: Operand | Expr) -> str:
+    """Return TVM's name of the element type of an operand or of a scalar expression."""
+    if isinstance(value, Computed):
+        return value.dtype
     return str(value.ty.dtype) if tirx.is_buffer_var(value) else str(value.ty)
 
 
@@ -198,12 +232,14 @@ def scratch(name: str, shape: Sequence[int], dtype: str, body: Callable[[Buffer]
 
 
 def view(
-    array: Buffer, shape: Sequence[int], body: Callable[[Buffer], Stmt], dtype: str | None = None
+    array: Operand, shape: Sequence[int], body: Callable[[Any], Stmt], dtype: str | None = None
 ) -> Stmt:
-    """See the elements of a buffer, which has at least one, in another shape of equal size.
+    """See the elements of an operand, which has at least one, in another shape of equal size.
 
-    With a `dtype`, their bytes are seen as elements of that type.
+    With a `dtype`, the bytes of a buffer are seen as elements of that type.
     """
+    if isinstance(array, Computed):
+        return body(replace(array, shape=tuple(shape)))
     seen = buffer(f"{array.name}_view", shape, dtype or dtype_of(array))
     return seq(lay(seen, array), body(seen))
 
@@ -218,6 +254,14 @@ def lay(seen: Buffer, array: Buffer) -> Stmt:
 def address(array: Buffer) -> Expr:
     """Return where a flat buffer begins, as a number."""
     return tirx.reinterpret("uint64", tirx.address_of(array[0]))
+
+
+def fetch(operand: Operand, indices: tuple[Index, ...], level: int = 1) -> Stmt:
+    """Have the line that holds an element brought near, or those that it is computed of."""
+    if isinstance(operand, Computed):
+        elements = operand.sources(indices, operand.shape)
+        return seq(*(prefetch(element, level) for element in elements))
+    return prefetch(operand[indices], level)
 
 
 def prefetch(element: Expr, level: int = 1) -> Stmt:

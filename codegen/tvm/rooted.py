@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from ...ir.types import bf16
 from ...passes.stored import cost
 from . import bfloat, emit
 from . import index as ix
-from .emit import Buffer, Expr, Index, Stmt
+from .emit import Buffer, Computed, Expr, Index, Stmt
 from .evaluator import Evaluator
 from .math import given, store
 from .nest import Nest
@@ -54,7 +54,7 @@ def rooted(body: Graph, root: Node, buffers: Mapping[Value, Buffer], machine: Ma
     template = _TEMPLATES.get(root.op.name)
     if template is None:
         raise LoweringError(f"{root.op.name}: has no template", where=root.source.where)
-    operands = [buffers[v] for v in root.inputs]
+    operands = [buffers[v] if v in buffers else _computed(body, v, buffers) for v in root.inputs]
     if root.op.kind == "contraction" and root.inputs[0].dtype == bf16:
         bfloat.warn_if_emulated(machine)
     sums = None
@@ -73,6 +73,50 @@ def _pixel(root: Node, operands: list[Buffer], machine: Machine) -> Pixel | None
     return partial(conv.pixel, x, w, _geometry(root), machine)
 
 
+def _computed(body: Graph, value: Value, buffers: Mapping[Value, Buffer]) -> Computed:
+    """An operand that the body computes of others, element by element."""
+    size, needed = value.type.size, ancestors([value])
+    full = [v for v in body.inputs if v in needed and v.type.size == size]
+
+    def flat(nest: Nest, indices: tuple[Index, ...], shape: tuple[int, ...]) -> ix.Index:
+        at = (
+            ix.number(i) if isinstance(i, int) else nest.variable(i, 0, size - 1)
+            for i, size in zip(indices, shape, strict=True)
+        )
+        return ix.linearize(tuple(at), shape)
+
+    def element(indices: tuple[Index, ...], shape: tuple[int, ...]) -> Expr:
+        nest = Nest.inside_lanes(inline=True)
+        place = flat(nest, indices, shape)
+        evaluator = Evaluator(nest, buffers)
+        (result,) = evaluator.elements([(value, ix.delinearize(place, value.shape))])
+        assert not nest.needs_memory, "an operand is computed by simple operations only"
+        return result.expr
+
+    def sources(indices: tuple[Index, ...], shape: tuple[int, ...]) -> list[Expr]:
+        place = flat(Nest.inside_lanes(inline=True), indices, shape)
+        found = []
+        for v in full:
+            at = (place,) if len(emit.shape_of(buffers[v])) == 1 else ix.delinearize(place, v.shape)
+            found.append(buffers[v][tuple(i.expression() for i in at)])
+        return found
+
+    return Computed(tuple(map(int, value.shape)), _NATIVE[value.dtype.name], element, sources)
+
+
+def ancestors(values: Iterable[Value], stop: Value | None = None) -> set[Value]:
+    """All that some values are computed of, up to `stop`."""
+    found: set[Value] = set()
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        if value.node is not None and value is not stop:
+            new = [v for v in value.node.inputs if v not in found]
+            found.update(new)
+            pending.extend(new)
+    return found
+
+
 class _Epilogue:
     """What is stored of each element of the root's output."""
 
@@ -84,7 +128,9 @@ class _Epilogue:
         self.narrows = bfloat.narrows(machine)
         size = root.output.type.size
         self.outputs = tuple(v for v in dict.fromkeys(body.outputs) if v.type.size == size)
-        rest = [n for n in body.nodes if n is not root and (not sums or n.output.type.size == size)]
+        self.behind = ancestors(body.outputs, root.output)
+        nodes = {v.node for v in (*self.behind, *body.outputs)} - {root, None}
+        rest = [n for n in nodes if n and (not sums or n.output.type.size == size)]
         self.inline = sum(map(cost, rest)) <= _INLINE_COST
 
     def __call__(self, indices: tuple[Index, ...], value: Expr) -> list[Store] | Stmt:
@@ -106,7 +152,8 @@ class _Epilogue:
         ):
             flat = flat * int(extent) + index
         size, operands = self.root.output.type.size, set(map(id, self.root.inputs))
-        values = dict.fromkeys((*self.body.inputs, *self.body.outputs))
+        read = (v for v in self.body.inputs if v in self.behind)
+        values = dict.fromkeys((*read, *self.body.outputs))
         full = (v for v in values if v.type.size == size and id(v) not in operands)
         return [self.buffers[v][flat] for v in full]
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from .. import emit
-from ..emit import Buffer, Expr, Index, Stmt
+from ..emit import Buffer, Computed, Expr, Index, Stmt
 from ..target import Machine
 from . import one_tap
 from .correlation import Correlation, Place, correlate
@@ -90,7 +90,7 @@ def conv(
     if batch * math.prod(spatial) * math.prod(sizes) * channels * total:
         if is_one_tap(tuple(taps), g) and one_tap.fits(x, w, g.strides):
             return one_tap.forward(x, w, sizes, g.strides, machine, epilogue)
-        if _sees_all(tuple(spatial), tuple(taps), sizes, g):
+        if _sees_all(tuple(spatial), tuple(taps), sizes, g) and not isinstance(x, Computed):
             return _as_product(x, w, (batch, *sizes, total), machine, epilogue)
     images = Images(
         x,
@@ -153,7 +153,7 @@ def conv_input_grad(
     if math.prod(emit.shape_of(dy)) * channels:
         if is_one_tap(tuple(taps), g) and one_tap.fits(dy, w, g.strides):
             return one_tap.input_grad(dy, w, input_shape, g.strides, machine, epilogue)
-        if _sees_all(input_shape[1:-1], tuple(taps), sizes, g):
+        if _sees_all(input_shape[1:-1], tuple(taps), sizes, g) and not isinstance(dy, Computed):
             return _gradient_as_product(dy, w, input_shape, machine, epilogue)
     phased = all(s == 1 or d == 1 for s, d in zip(g.strides, g.kernel_dilation, strict=True))
     if not phased or any(step != 1 for step in g.input_dilation):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .. import bfloat, emit
-from ..emit import Buffer, Expr, Index, Stmt
+from ..emit import Buffer, Computed, Expr, Index, Stmt
 from ..target import Machine
 from . import one_tap
 from .axis import Axis
@@ -201,7 +201,8 @@ class _Problem:
         whole = self.panels * self.width == self.outputs
         apart = self.groups * self.outputs * element_bytes(self.dtype)
         evicting = apart % _CONFLICT == 0 and self.rows >= 8 * self.width
-        return not whole or evicting or emit.dtype_of(self.dy) != self.images.dtype
+        other = isinstance(self.dy, Computed) or emit.dtype_of(self.dy) != self.images.dtype
+        return not whole or evicting or other
 
     @property
     def slots(self) -> int:

@@ -16,6 +16,7 @@ These and their squares are exact in float32.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from tvm import tirx
@@ -100,9 +101,11 @@ def planar(
     transform: Transform,
     size: int,
     lanes: int,
-    load: Callable[[Index, Index], Expr],
+    load: Callable[..., Expr],
     keep: Callable[[Index, Sequence[Expr]], Stmt],
     rows: Index | None = None,
+    *,
+    by_lanes: bool = False,
 ) -> Stmt:
     """Apply a transform of `size` values along both axes of a square of vectors.
 
@@ -112,7 +115,8 @@ def planar(
     Parameters
     ----------
     load : callable
-        ``load(row, column)`` reads a vector of the square.
+        ``load(row, column)`` reads a vector of the square; ``load(row, column, lane)`` one of its
+        elements, if `by_lanes`.
     keep : callable
         ``keep(row, values)`` stores a row of the result.
     rows : Index, optional
@@ -142,7 +146,17 @@ def planar(
                     *(emit.store(half, (place(i, j),), value) for i, value in enumerate(results))
                 )
 
+            if by_lanes:
+                return emit.local("seen", (size * lanes,), "float32", lambda b: seen(b, j, store))
             return line([load(i, j) for i in range(size)], store)
+
+        def seen(column: Buffer, j: Index, store: Callable[[Sequence[Expr]], Stmt]) -> Stmt:
+            def element(i: int, lane: Index) -> Stmt:
+                return emit.store(column, (i * lanes + lane,), load(i, j, lane))
+
+            values = [column[ramp(i * lanes)] for i in range(size)]
+            fill = (emit.vectorized(lanes, functools.partial(element, i)) for i in range(size))
+            return emit.seq(*fill, line(values, store))
 
         def row(i: Index) -> Stmt:
             values = [half[place(i, j)] for j in range(size)]

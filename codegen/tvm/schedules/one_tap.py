@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from .. import emit
-from ..emit import Buffer, Expr, Index, Stmt
+from ..emit import Buffer, Computed, Expr, Index, Operand, Stmt
 from ..kept import see
 from ..target import Machine
 from .matmul import matmul
@@ -41,7 +41,8 @@ def forward(
     def product(pixels: Buffer, weights: Buffer) -> Stmt:
         rows = math.prod(shape[:-1])
         narrow = emit.dtype_of(x) != accumulator(x, w)  # `matmul` knows what is done for these
-        if every and (narrow or rows <= _FEW or columns == 1):
+        lies = every and not isinstance(x, Computed)
+        if lies and (narrow or rows <= _FEW or columns == 1):
             finish = flattened(epilogue, shape)
             return matmul(pixels, weights, machine=machine, epilogue=finish)
 
@@ -60,11 +61,12 @@ def forward(
                 lambda k, j: weights[k, j],
                 weights,
                 transposed=False,
-                staged=not every,
+                staged=not lies,
                 plain=emit.dtype_of(w) == accumulator(x, w),
                 dtype=accumulator(x, w),
                 machine=machine,
                 epilogue=flattened(epilogue, shape),
+                ahead=_ahead(pixels) if every else None,
             )
         )
 
@@ -106,7 +108,8 @@ def input_grad(
 
     def product(pixels: Buffer, weights: Buffer) -> Stmt:
         narrow = emit.dtype_of(dy) != accumulator(dy, w)
-        if narrow or min(rows, channels) <= _FEW:
+        computed = isinstance(dy, Computed)
+        if not computed and (narrow or min(rows, channels) <= _FEW):
             return matmul(pixels, weights, transpose_b=True, machine=machine, epilogue=finish)
         return row_product(
             RowProduct(
@@ -117,11 +120,12 @@ def input_grad(
                 lambda k, j: weights[j, k],
                 weights,
                 transposed=True,
-                staged=False,
+                staged=computed,
                 plain=emit.dtype_of(w) == accumulator(dy, w),
                 dtype=accumulator(dy, w),
                 machine=machine,
                 epilogue=finish,
+                ahead=_ahead(pixels),
             )
         )
 
@@ -159,6 +163,18 @@ def _unless_zero(numbers: list[Index], body: Callable[[], Stmt]) -> Stmt:
     return emit.when(emit.equal(numbers[0], 0), rest, body())
 
 
+def _ahead(operand: Operand) -> Callable[[Index, Index], Stmt] | None:
+    """How what a computed operand is made of is fetched."""
+    if not isinstance(operand, Computed):
+        return None
+    return lambda row, k: emit.fetch(operand, (row, k), 2)
+
+
+def _is_copied(operand: Operand, dtype: str) -> bool:
+    """Whether an operand is not read where it lies."""
+    return isinstance(operand, Computed) or emit.dtype_of(operand) != dtype
+
+
 def kernel_grad(x: Buffer, dy: Buffer, strides: Ints, machine: Machine, epilogue: Epilogue) -> Stmt:
     """Emit the kernel gradient: the sum of outer products of the pixels that strides meet.
 
@@ -184,10 +200,11 @@ def kernel_grad(x: Buffer, dy: Buffer, strides: Ints, machine: Machine, epilogue
                 shape[-1],
                 left,
                 lambda pixel, o: cotangents[pixel, o],
-                staged=not every or emit.dtype_of(x) != dtype,
-                packed=emit.dtype_of(dy) != dtype,
+                staged=not every or _is_copied(x, dtype),
+                packed=_is_copied(dy, dtype),
                 dtype=dtype,
                 machine=machine,
+                ahead=(_ahead(pixels) if every else None, _ahead(cotangents)),
                 epilogue=lambda indices, value: epilogue((*head, *indices), value),
             )
         )

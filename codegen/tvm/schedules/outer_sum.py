@@ -40,6 +40,9 @@ _CHANNELS = 512  # rows of the result whose operands one block holds
 _CONFLICT = 1024  # pixels this many bytes apart share few sets of the first-level cache
 
 
+Fetch = Callable[[Index, Index], Stmt]
+
+
 @dataclass(frozen=True)
 class OuterSum:
     """``value[c, o] = sum_p left(p, c) * right(p, o)``.
@@ -60,6 +63,8 @@ class OuterSum:
         What to choose tiles for.
     epilogue : Epilogue
         Gets ``(row, column)``.
+    ahead : tuple
+        For each operand that is computed, what fetches that of which an element is made.
     """
 
     pixels: int
@@ -72,6 +77,7 @@ class OuterSum:
     dtype: str
     machine: Machine
     epilogue: Epilogue
+    ahead: tuple[Fetch | None, Fetch | None] = (None, None)
 
     @property
     def lanes(self) -> int:
@@ -127,11 +133,27 @@ class OuterSum:
         """Whether one block holds all pixels, so that sums go straight to the epilogue."""
         return self.copies == 1 and self.block >= self.pixels
 
+    @property
+    def fetches(self) -> tuple[Fetch, Fetch]:
+        """What fetches an element of the left and of the right operand."""
+        left, right = self.ahead
+        if left is None:  # copying reads ahead by itself
+            left = _no_fetch if self.staged else _fetch_of(self.left)
+        return left, right or _fetch_of(self.right)
+
     def reads_in_place(self, stripe: Stripe) -> bool:
         """Whether a stripe of the right operand is read where it lies."""
         apart = self.columns * element_bytes(self.dtype)
         whole = stripe.columns % stripe.width == 0
         return whole and not self.packed and apart % _CONFLICT != 0
+
+
+def _fetch_of(operand: Callable[[Index, Index], Expr]) -> Fetch:
+    return lambda pixel, place: emit.prefetch(operand(pixel, place), 2)
+
+
+def _no_fetch(pixel: Index, place: Index) -> Stmt:
+    return emit.NOTHING
 
 
 @dataclass(frozen=True)
@@ -392,17 +414,16 @@ def _fetch_ahead(
         column = tirx.Select(last, emit.constant(stripe.first, "int32"), column)
         begin = tirx.Select(last, start + length, emit.constant(0, "int32") + start)
 
+    fetch_left, fetch_right = problem.fetches
+
     def fetch(pixel: Index) -> Stmt:
         right = (
-            emit.prefetch(problem.right(begin + pixel, column + vector * stripe.lanes), 2)
+            fetch_right(begin + pixel, column + vector * stripe.lanes)
             for vector in range(stripe.vectors)
         )
         if problem.at_once:
             return emit.seq(*right)
-        following = None
-        if not problem.staged:  # copying them reads ahead by itself
-            following = emit.prefetch(problem.left(start + length + pixel, channel + row), 2)
-        return emit.seq(following, *right)
+        return emit.seq(fetch_left(start + length + pixel, channel + row), *right)
 
     if problem.at_once and isinstance(last, bool):
         return lambda pixel: emit.NOTHING

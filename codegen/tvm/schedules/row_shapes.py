@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import bfloat, emit
-from ..emit import Buffer, Expr, Index
+from ..emit import Buffer, Expr, Index, Stmt
 from ..kept import is_steady
 from ..target import Machine
 from .tile import Epilogue, element_bytes, max_rows, row_tiles, tasks_for
@@ -42,6 +42,8 @@ class RowProduct:
         Whether a term is a pair of bf16 (see `pairs`), read as such from both operands.
     halves : bool
         Whether the last pair of `right` may be half of one, which no vector may read.
+    ahead : callable, optional
+        ``ahead(row, k)`` fetches what an element of a computed left operand is made of.
     """
 
     rows: int
@@ -58,6 +60,7 @@ class RowProduct:
     epilogue: Epilogue
     paired: bool = False
     halves: bool = False
+    ahead: Callable[[Index, Index], Stmt] | None = None
 
     @property
     def lanes(self) -> int:
@@ -84,7 +87,8 @@ class RowProduct:
     def streams(self) -> bool:
         """Whether rows come from memory: then those of the next tile are fetched ahead."""
         nbytes = self.rows * self.terms * element_bytes(self.dtype)
-        return not self.copies and nbytes > 2 * self.machine.l2
+        near = self.ahead is not None and self.block == 1
+        return (near or not self.copies) and nbytes > 2 * self.machine.l2
 
     @property
     def fills(self) -> bool:
@@ -144,6 +148,8 @@ class RowProduct:
     def block(self) -> int:
         """Row tiles in a block."""
         size, half = element_bytes(self.dtype), self.machine.l2 // 2
+        if self.ahead is not None and not self.is_heavy:
+            return 1  # what is computed stays in the first-level cache
         if self.is_heavy and self.rows * self.terms * size <= half + half // 2:
             return self.tiles[0]
         each = self.terms + (0 if self.is_heavy else self.columns)

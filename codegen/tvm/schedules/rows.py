@@ -218,10 +218,15 @@ def _tile(
         line = product.lanes
         whole, rest = divmod(product.terms, line)
 
+        def ahead(row: int, k: Index) -> Stmt:
+            if product.ahead is not None:
+                return product.ahead(first + row, k)
+            return emit.prefetch(left(row, k), 2)
+
         def rows_ahead(k: Index) -> Stmt:
             if not rows:
                 return emit.NOTHING
-            fetch = emit.seq(*(emit.prefetch(left(row + height, k), 2) for row in range(height)))
+            fetch = emit.seq(*(ahead(row + height, k) for row in range(height)))
             return fetch if stripe.panels == 1 else emit.when(emit.equal(number, 0), fetch)
 
         def run(index: Index) -> Stmt:

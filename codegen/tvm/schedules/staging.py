@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .. import bfloat, emit
-from ..emit import Buffer, Expr, Index, Stmt
+from ..emit import Buffer, Computed, Expr, Index, Operand, Stmt
 from ..target import Machine
 from .tile import cast
 
@@ -69,7 +69,7 @@ class Images:
         plain = all(low == 0 for low in self.low) and all(step == 1 for step in self.dilation)
         inside = all(need <= have for need, have in zip(self.extent, self.spatial, strict=True))
         same = self.pairs == "channels" or emit.dtype_of(self.source) == self.dtype
-        return plain and inside and same
+        return plain and inside and same and not isinstance(self.source, Computed)
 
     @property
     def rows_shape(self) -> Ints:
@@ -82,13 +82,15 @@ class Images:
         batch, *outer, last, _ = emit.shape_of(self.source)
         shape = (tasks, slots, *self.rows_shape)
 
-        def staged(source: Buffer) -> Stmt:
+        def staged(source: Operand) -> Stmt:
             if self.in_place:
                 return body(Stage(self, source, source))
             return emit.scratch(
                 "staged", shape, self.dtype, lambda rows: body(Stage(self, source, rows))
             )
 
+        if isinstance(self.source, Computed):  # what it is computed of may differ by channel
+            return staged(self.source)
         merged = (batch, *outer, last * self.channels)
         seen = bfloat.PAIR if self.pairs == "channels" else None
         return emit.view(self.source, merged, staged, seen)
@@ -99,11 +101,11 @@ class Stage:
     """Room for staged images: `fill` brings one in, `load` reads from it.
 
     `source` and `rows` are the images before and after, each with the last axis and the channels
-    merged.
+    merged, unless the source is computed.
     """
 
     images: Images
-    source: Buffer
+    source: Operand
     rows: Buffer
 
     def clear(self, task: Index, slots: int) -> Stmt:
@@ -148,7 +150,8 @@ class Stage:
         first, count = inside
         low, step, channels = images.low[-1], images.dilation[-1], images.channels
         lanes = images.machine.lanes(images.dtype)
-        if step == 1:  # elements of neighbours are contiguous: one strip for all
+        computed = isinstance(self.source, Computed)
+        if step == 1 and not computed:  # elements of neighbours are contiguous: one strip for all
             return emit.strips(
                 count * channels,
                 lanes,
@@ -162,26 +165,23 @@ class Stage:
 
         def pixel(i: Index) -> Stmt:
             place = (low + (first + i) * step) * channels
-            return emit.strips(
-                channels,
-                lanes,
-                lambda j: emit.store(
-                    self.rows,
-                    (*target, place + j),
-                    self._element(source, (first + i) * channels + j),
-                ),
-            )
+
+            def element(j: Index) -> Stmt:
+                seen = (first + i, j) if computed else ((first + i) * channels + j,)
+                return emit.store(self.rows, (*target, place + j), self._element(source, *seen))
+
+            return emit.strips(channels, lanes, element)
 
         return emit.serial(count, pixel, "pixel")
 
-    def _element(self, source: Position, place: Index) -> Expr:
+    def _element(self, source: Position, *place: Index) -> Expr:
         """What is staged of an element, ``source = (image, *position of its row)``."""
         images, (image, *row) = self.images, source
         if images.pairs == "images":
             return bfloat.join_neighbours(
-                emit.shape_of(self.source)[0], image, lambda n: self.source[(n, *row, place)]
+                emit.shape_of(self.source)[0], image, lambda n: self.source[(n, *row, *place)]
             )
-        return cast(self.source[(*source, place)], images.dtype)
+        return cast(self.source[(*source, *place)], images.dtype)
 
     def load(
         self, task: Index, slot: Index, image: Index, position: Position, channel: Index

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .. import emit
-from ..emit import Buffer, Expr, Index, Stmt
+from ..emit import Buffer, Expr, Index, Operand, Stmt
 from ..target import Machine
 from .minimal import POINTS, RESULTS, TAPS, of_cotangents, of_input, planar, to_taps
 from .tile import Epilogue, Tile, choose_vectors, for_row_tiles, max_rows, tasks_for
@@ -45,8 +45,8 @@ class KernelGradient:
         What to choose tiles for.
     """
 
-    x: Buffer
-    dy: Buffer
+    x: Operand
+    dy: Operand
     offset: tuple[int, ...]
     epilogue: Epilogue
     machine: Machine

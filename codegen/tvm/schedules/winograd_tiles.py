@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from .. import emit
-from ..emit import Buffer, Expr, Index, Stmt
+from ..emit import Buffer, Computed, Expr, Index, Operand, Stmt
 from .minimal import POINTS, RESULTS, Transform, planar
 from .tile import Tile, cast, element_bytes
 
@@ -116,7 +116,7 @@ class Squares:
 
     Parameters
     ----------
-    source : Buffer
+    source : Buffer or Computed
         Images `[N, height, width, C]`; of f16 and bf16 they become f32.
     offset : tuple of int
         Where the square under the first tile begins; negative for padding.
@@ -127,7 +127,7 @@ class Squares:
         Elements of a vector.
     """
 
-    source: Buffer
+    source: Operand
     offset: tuple[int, ...]
     side: int
     tiles: Tiles
@@ -231,7 +231,7 @@ class Room:
         def tile(number: Index) -> Stmt:
             start = (row + number) * squares.pitch
 
-            def vector(at: Index, load: Load) -> Stmt:
+            def vector(at: Index, load: Load, by_lanes: bool) -> Stmt:
                 def keep(i: Index, values: Sequence[Expr]) -> Stmt:
                     place = self.ramp(start + at * lanes)
                     return emit.seq(
@@ -241,12 +241,15 @@ class Room:
                         )
                     )
 
-                return planar(
-                    transform, squares.side, lanes, lambda i, j: load(i, j, at * lanes), keep
-                )
+                def read(i: Index, j: Index, lane: Index | None = None) -> Expr:
+                    start = at * lanes
+                    return load(i, j, self.ramp(start) if lane is None else start + lane)
 
-            def vectors(load: Load) -> Stmt:
-                return emit.serial(squares.pixel // lanes, lambda at: vector(at, load), "vector")
+                return planar(transform, squares.side, lanes, read, keep, by_lanes=by_lanes)
+
+            def vectors(load: Load, by_lanes: bool = False) -> Stmt:
+                count = squares.pixel // lanes
+                return emit.serial(count, lambda at: vector(at, load, by_lanes), "vector")
 
             ahead = self._fetch(first + number + _AHEAD) if squares.are_scattered else None
             return emit.seq(ahead, self._read(task, first + number, vectors))
@@ -263,25 +266,27 @@ class Room:
 
         def line(at: Place) -> Stmt:
             i, j, part = at
-            return emit.prefetch(squares.source[n, row + i, unseen + j, part * length])
+            return emit.fetch(squares.source, (n, row + i, unseen + j, part * length))
 
         return emit.nest((squares.side, RESULTS, -(-squares.channels // length)), line)
 
-    def _read(self, task: Index, tile: Index, body: Callable[[Load], Stmt]) -> Stmt:
-        """Give `body` the square under a tile: where it lies, or from the patch."""
+    def _read(self, task: Index, tile: Index, body: Callable[..., Stmt]) -> Stmt:
+        """Give `body` the square under a tile, where it lies or from the patch, and whether it must
+        be read lane by lane."""
         squares, patch = self.squares, self.patch
+        computed = isinstance(squares.source, Computed)
         n, *start = squares.tiles.place(tile)
         row, column = (at + offset for at, offset in zip(start, squares.offset, strict=True))
 
         def there(i: Index, j: Index, c: Index) -> Expr:
-            value = squares.source[n, row + i, column + j, self.ramp(c)]
-            return cast(value, "float32", squares.lanes)
+            value = squares.source[n, row + i, column + j, c]
+            return value if computed else cast(value, "float32", squares.lanes)
 
         if patch is None:
-            return body(there)
+            return body(there, computed)
 
         def here(i: Index, j: Index, c: Index) -> Expr:
-            return patch[task, self.ramp((i * squares.side + j) * squares.pixel + c)]
+            return patch[task, (i * squares.side + j) * squares.pixel + c]
 
         copied = emit.seq(self._copy(patch, task, (n, row, column)), body(here))
         if squares.mostly_outside:
@@ -291,7 +296,7 @@ class Room:
             emit.less(-1, row), emit.less(row, height - squares.side + 1),
             emit.less(-1, column), emit.less(column, width - squares.side + 1),
         )  # fmt: skip
-        return emit.when(inside, body(there), copied)
+        return emit.when(inside, body(there, computed), copied)
 
     def _copy(self, patch: Buffer, task: Index, corner: Place) -> Stmt:
         """Copy the square at `corner` to the patch, zeros where the image ends."""
