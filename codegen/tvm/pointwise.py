@@ -68,7 +68,8 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
 
         traverse(nest, (*shape[:-1], width), lanes, tasks, elements)
     elif across is None:
-        traverse_parts(nest, cut_loops(body, shape, lanes), lanes, tasks, element)
+        wide = lanes * vectors_at_once(body, shape, lanes)
+        traverse_parts(nest, cut_loops(body, shape, lanes), wide, tasks, element)
     else:
         Blocks(evaluator, body, shape, across, lanes).run(tasks, element)
     return nest.finish()
@@ -131,6 +132,21 @@ def lanes_for(body: Graph, machine: Machine) -> int:
     values = {v for n in body.nodes for v in (*n.inputs, *n.outputs)} | set(body.outputs)
     widest = max((v.dtype.bits for v in values if v.type.size != 1), default=32)
     return machine.lanes(f"int{max(widest, 32)}")
+
+
+def vectors_at_once(body: Graph, shape: Sizes, lanes: int) -> int:
+    """How many vectors to compute in turns, a power of two.
+
+    The rounds of random bits wait for each other and hold two registers: one vector takes 57
+    cycles of a Zen 4, four take 160. Other long bodies gain nothing for certain, since they have
+    no registers left for a second vector.
+    """
+    if not any(node.op.name == "rng_bits" for node in body.nodes):
+        return 1
+    return math.gcd(_RANDOM_VECTORS, shape[-1] // lanes if shape[-1] % lanes == 0 else 1)
+
+
+_RANDOM_VECTORS = 4
 
 
 # --- loops -----------------------------------------------------------------------------------

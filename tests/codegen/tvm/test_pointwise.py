@@ -11,7 +11,7 @@ from native_graph import arrays_for, check_graph, compiled, only_kernel
 
 from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.lower import lower_kernel
-from hornfels.codegen.tvm.pointwise import lanes_for, loop_shape, pieces_of
+from hornfels.codegen.tvm.pointwise import lanes_for, loop_shape, pieces_of, vectors_at_once
 from hornfels.ir import Builder, Graph, sugar
 from hornfels.ir.op import get
 from hornfels.ir.types import bf16, boolean, f16, f32, f64, i32, u32
@@ -102,6 +102,21 @@ def test_random_bits_do_not_depend_on_the_loops():
         bits = get("rng_bits")(key, shape=(6, 50))
         graph = b.finish({"flat": bits, "part": bits[2:5, 7:40:3], "turned": bits.T + 1})
     check_graph(graph, {"key": np.array([7, 0xFFFFFFFF], np.uint32)})
+
+
+@pytest.mark.parametrize("dtype", [f32, f16, bf16])
+@pytest.mark.parametrize("shape", [(48, 1000), (6, 16), (3, 7), (5, 1), (0, 4)])
+def test_dropout_computes_vectors_in_turns(shape, dtype):
+    with Builder("dropout") as b:
+        x, key = b.input("x", dtype(*shape)), b.input("key", u32(2))
+        kept = get("rng_bits")(key, shape=shape) >= sugar.full(shape, 1 << 30, u32)
+        graph = b.finish({"kept": kept, "y": sugar.select(kept, x * 2.0, x * 0.0)})
+    arrays = arrays_for(graph) | {"key": np.array([3, 5], np.uint32)}
+    check_graph(graph, arrays)
+    lanes = lanes_for(graph, TARGET.machine)
+    assert vectors_at_once(graph, (4 * lanes,), lanes) == 4
+    assert vectors_at_once(graph, (6 * lanes,), lanes) == 2
+    assert vectors_at_once(graph, (4 * lanes + 1,), lanes) == 1
 
 
 @pytest.mark.parametrize("dtype", [f16, bf16])
