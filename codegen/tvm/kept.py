@@ -90,7 +90,7 @@ def kept(
     fill: Callable[[Buffer], Stmt],
     body: Callable[[Buffer], Stmt],
 ) -> Stmt:
-    """Declare an array that `fill` makes of one operand alone; not inside of a loop.
+    """Declare an array that `fill` makes of one operand alone; in a loop only `keeping_nothing`.
 
     Parameters
     ----------
@@ -147,6 +147,16 @@ def make_kernel(
         arrays.append(array)
     function = emit.kernel(name, (*parameters, *arrays), loops, aliased=aliased, plain=plain)
     return function, tuple(preparations)
+
+
+@contextmanager
+def keeping_nothing() -> Iterator[None]:
+    """In the body of a loop, arrays are others in each turn."""
+    token = _STEADY.set(None)
+    try:
+        yield
+    finally:
+        _STEADY.reset(token)
 
 
 @contextmanager

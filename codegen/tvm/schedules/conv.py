@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from .. import emit
 from ..emit import Buffer, Computed, Expr, Index, Stmt
+from ..kept import keeping_nothing
 from ..target import Machine
 from . import one_tap
 from .correlation import Correlation, Place, correlate
@@ -241,7 +242,8 @@ def _rolled(runs: tuple[list[Phase], ...], body: Callable[[tuple[Phase, ...]], S
             replace(run[0], first=run[0].first + i, last=run[0].last + i) for run, i in moved
         ))  # fmt: skip
 
-    return emit.nest(tuple(map(len, runs)), at)
+    with keeping_nothing():
+        return emit.nest(tuple(map(len, runs)), at)
 
 
 def stage_phases(dy: Buffer, dtype: str, axes: list[list[Phase]], machine: Machine) -> Images:

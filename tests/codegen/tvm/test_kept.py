@@ -64,6 +64,7 @@ CONVOLUTIONS = {
     "filtered, tails": ((2, 13, 13, 17), (3, 3, 17, 35), {"padding": SAME}),
     "filtered, large weights": ((1, 8, 8, 128), (3, 3, 128, 256), {"padding": SAME}),
     "strides": ((1, 8, 8, 4), (3, 3, 4, 20), {"strides": (2, 2), "padding": ((0, 1), (1, 0))}),
+    "many phases": ((1, 13, 12, 5), (4, 5, 5, 20), {"strides": (4, 3)}),
     "groups": ((2, 6, 5, 8), (3, 3, 2, 12), {"groups": 4, "padding": SAME}),
     "depthwise": ((2, 6, 5, 20), (3, 3, 1, 20), {"groups": 20, "padding": SAME}),
     "one tap": ((2, 9, 9, 24), (1, 1, 24, 40), {}),
@@ -90,7 +91,9 @@ def test_convolutions_of_other_numbers(backend, name):
     agree(backend.compile(graph), backend, graph, {})
 
 
-@pytest.mark.parametrize("case", ["plain", "filtered, tails", "strides", "groups", "one tap"])
+@pytest.mark.parametrize(
+    "case", ["plain", "filtered, tails", "strides", "many phases", "groups", "one tap"]
+)
 def test_gradients_of_images(backend, case):
     """As of a frozen layer in training."""
     x, w, attrs = CONVOLUTIONS[case]
