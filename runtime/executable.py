@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from ..ir import Graph
+from ..ir.collector import rare_collection
 from ..ir.errors import ArgumentError, BackendError
 
 OPEN: Mapping[str, int] = MappingProxyType({})
@@ -189,4 +190,5 @@ def make_backend(name: str, options: BackendOptions = DEFAULTS) -> Backend:
     """
     if name not in BACKENDS:
         raise BackendError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    return BACKENDS[name](options)
+    with rare_collection():  # it imports much
+        return BACKENDS[name](options)

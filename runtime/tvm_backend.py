@@ -11,29 +11,31 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from ..codegen.native.ahead import begin
 from ..codegen.native.host import host_cores
 from ..codegen.native.memory import give_back
+from ..codegen.native.pool import pool_of
 from ..codegen.native.program import NativeProgram, Table, load, make_table
 from ..ir import Graph
 from ..ir.collector import rare_collection
 from ..ir.errors import ArgumentError, DTypeError, LoweringError, ShapeError
 from ..ir.types import TensorType, type_of
-from ..passes.pipeline import make_plan, optimize
-from ..passes.plan import Plan
 from .blocks import ALIGNMENT, Arena, Block, Claim, address_of
 from .cache_key import cache_key
 from .compile_cache import Compilation, current_cache
 from .executable import DEFAULTS, OPEN, BackendOptions
+from .tvm_ahead import load_libraries
 
-if TYPE_CHECKING:  # they import TVM
+if TYPE_CHECKING:  # they import TVM, or much that a program from the cache does not need
     from ..codegen.tvm.lower import Choices, Compiled
     from ..codegen.tvm.target import Target
     from ..codegen.tvm.timing import Event, Timed
+    from ..passes.plan import Plan
 
 
 def aligned_empty(type: TensorType) -> np.ndarray:
@@ -374,6 +376,7 @@ class TvmBackend:
         # Threads as of now, whatever the settings are when something is compiled.
         self._arena = Arena()
         self._target = target if "-num-cores" in target else f"{target} -num-cores={host_cores()}"
+        begin(partial(pool_of, host_cores()))  # while the model is traced
         if target != "cpu":
             _ = self.target  # what is unknown is refused now
 
@@ -420,6 +423,8 @@ class TvmBackend:
         return TimedExecutable.noting(*compile_timed(plan, self.target))
 
     def _plan(self, graph: Graph, sizes: Mapping[str, int]) -> Plan:
+        from ..passes.pipeline import make_plan, optimize
+
         optimized = optimize(graph.specialize(sizes))
         if self.options.memory_budget is None:
             return make_plan(optimized)
@@ -428,10 +433,14 @@ class TvmBackend:
         return plan_within(optimized, self.options.memory_budget, self.target)
 
     def _compile(self, graph: Graph, sizes: Mapping[str, int]) -> TvmExecutable:
-        from ..codegen.tvm.lower import compile_plan
-
+        begin(load_libraries)
         with rare_collection():
             plan = self._plan(graph, sizes)
+            from ..codegen.tvm.llvm_passes import leave_out_passes
+
+            begin(leave_out_passes)
+            from ..codegen.tvm.lower import compile_plan
+
             compiled = compile_plan(plan, self.target, self._choices(plan))
         give_back()
         return TvmExecutable.of(compiled, self._arena)

@@ -1,4 +1,7 @@
-"""Lower a plan: kernels to TIR, the calls and the layout of memory to one native program."""
+"""Lower a plan: kernels to TIR, the calls and the layout of memory to one native program.
+
+What few models need is imported when a kernel needs it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Value, is_among
@@ -31,21 +34,17 @@ from ...passes.plan import (
 )
 from ..native.program import NativeProgram, load
 from . import build, emit, entry, kept
-from .attention import attention
-from .batch import batch
 from .emit import Buffer, PrimFunc, Stmt
 from .entry import Address, Branch, Copy, Loop, Statement, While, calls_in
 from .kept import Preparation
-from .moments import moments
 from .nontemporal import STREAMED, is_streamed
-from .opaque import opaque
 from .pointwise import flat_buffer, pointwise
 from .reduction import reduction
 from .rooted import rooted, shaped_buffer
-from .row_sums import row_sums
-from .rowwise import rowwise
 from .target import Machine, Target
-from .timing import Timed, timed
+
+if TYPE_CHECKING:
+    from .timing import Timed
 
 Bases = Mapping[tuple[Space, int], Address]
 """Where the blocks of a plan lie."""
@@ -156,6 +155,8 @@ def compile_timed(
         The program, and what it notes: its table of base pointers ends with a log of
         `Timed.nbytes` bytes, at position `Timed.base`.
     """
+    from .timing import timed
+
     lowered = lower_plan(plan, target, choices)
     noted = timed(lowered.statements, sum(map(len, _layout(plan).values())))
     program = build.build(lowered.kernels, noted.statements, target)
@@ -491,24 +492,34 @@ def prepared_kernel(
 
 
 def _body(kernel: Kernel, buffers: Mapping[Value, Buffer], machine: Machine) -> Stmt:
-    if kernel.root == ROW:
-        return rowwise(kernel.body, buffers, machine)
     root = kernel.root_node
     if kernel.root == ROW:
+        from .rowwise import rowwise
+
         return rowwise(kernel.body, buffers, machine)
     if kernel.root == ROW_SUMS:
+        from .row_sums import row_sums
+
         return row_sums(kernel.body, buffers, machine)
     if kernel.root == ATTENTION:
+        from .attention import attention
+
         return attention(kernel.body, buffers, machine)
     if kernel.root == BATCH:
+        from .batch import batch
+
         return batch(kernel.body, buffers, machine)
     if kernel.root == MOMENTS:
+        from .moments import moments
+
         return moments(kernel.body, buffers, machine)
     if root is None:
         return pointwise(kernel.body, buffers, machine)
     if root.op.kind == "reduce":
         return reduction(kernel.body, buffers, machine)
     if root.op.kind == "opaque":
+        from .opaque import opaque
+
         return opaque(root, buffers, machine)
     if root.op.kind in ("contraction", "window"):
         return rooted(kernel.body, root, buffers, machine)

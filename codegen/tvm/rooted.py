@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Graph, Node, Value
@@ -18,12 +18,13 @@ from .evaluator import Evaluator
 from .math import given, store
 from .nest import Nest
 from .reducer import reductions_of
-from .schedules import avg_pool_grad, conv, conv_kernel_grad, matmul, max_pool_grad, window
-from .schedules.conv import Geometry
 from .schedules.tile import Store
-from .schedules.window import Windows
 from .sums import Pixel, Sums
 from .target import Machine
+
+if TYPE_CHECKING:  # a family of templates is imported when a kernel needs it
+    from .schedules.conv import Geometry
+    from .schedules.window import Windows
 
 _INLINE_COST = 8  # operations of an epilogue that are written out where they are used
 _NATIVE = {
@@ -69,6 +70,8 @@ def _pixel(root: Node, operands: list[Buffer], machine: Machine) -> Pixel | None
     """How single pixels of a root's output are computed, if it is a convolution's."""
     if root.op.name != "conv":
         return None
+    from .schedules import conv
+
     x, w = operands
     return partial(conv.pixel, x, w, _geometry(root), machine)
 
@@ -190,48 +193,68 @@ Options = dict[str, Any]
 
 
 def _matmul(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    from .schedules import matmul
+
     flags = {name: bool(root.attrs.get(name, False)) for name in ("transpose_a", "transpose_b")}
     return matmul.matmul(*operands, **flags, **options)
 
 
 def _geometry(root: Node) -> Geometry:
+    from .schedules.conv import Geometry
+
     names = ("strides", "padding", "input_dilation", "kernel_dilation", "groups")
     return Geometry(*(root.attrs[name] for name in names))
 
 
 def _conv(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    from .schedules import conv
+
     return conv.conv(*operands, geometry=_geometry(root), **options)
 
 
 def _conv_input_grad(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    from .schedules import conv
+
     shape = root.output.shape
     return conv.conv_input_grad(*operands, input_shape=shape, geometry=_geometry(root), **options)
 
 
 def _conv_kernel_grad(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    from .schedules import conv_kernel_grad
+
     return conv_kernel_grad.conv_kernel_grad(
         *operands, kernel_shape=root.output.shape, geometry=_geometry(root), **options
     )
 
 
 def _windows(root: Node) -> Windows:
+    from .schedules.window import Windows
+
     return Windows(*(root.attrs[name] for name in ("window", "strides", "padding")))
 
 
 def _max_pool(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    from .schedules import window
+
     return window.max_pool(*operands, windows=_windows(root), **options)
 
 
 def _max_pool_grad(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    from .schedules import max_pool_grad
+
     return max_pool_grad.max_pool_grad(*operands, windows=_windows(root), **options)
 
 
 def _avg_pool(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    from .schedules import window
+
     include = root.attrs["include_padding"]
     return window.avg_pool(*operands, windows=_windows(root), include_padding=include, **options)
 
 
 def _avg_pool_grad(root: Node, operands: list[Buffer], options: Options) -> Stmt:
+    from .schedules import avg_pool_grad
+
     return avg_pool_grad.avg_pool_grad(
         *operands,
         input_shape=root.output.shape,

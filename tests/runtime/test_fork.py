@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import hornfels as hf
+from hornfels.codegen.native import ahead
+from hornfels.ir.collector import YOUNG, rare_collection
+from hornfels.ir.errors import LoweringError
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork"),
@@ -74,3 +79,52 @@ def test_a_child_can_run_what_another_thread_ran(kind):
     finally:
         done.set()
         thread.join()
+
+
+def test_a_child_made_while_work_goes_on_ahead():
+    """What began in the background is done before `fork`, so the child finds no lock held."""
+    lock, entered = threading.Lock(), threading.Event()
+
+    def work() -> None:
+        with lock:
+            entered.set()
+            time.sleep(0.1)
+
+    ahead.begin(work)
+    assert entered.wait(60)
+    assert in_a_child(lambda: lock.acquire(timeout=0))
+
+
+def test_a_failure_ahead_is_that_of_who_needs_the_result():
+    """It is dropped in the background, as an exception in a thread would be a warning."""
+
+    def work() -> None:
+        raise LoweringError("no such processor")
+
+    ahead.begin(work)
+    ahead.finish()
+    with pytest.raises(LoweringError):
+        work()
+
+
+def test_the_collector_of_a_child_is_as_before():
+    """A thread that traces, and had it collect rarely, is not in the child."""
+    before, inside, done = gc.get_threshold(), threading.Event(), threading.Event()
+
+    def trace() -> None:
+        with rare_collection():
+            inside.set()
+            done.wait(120)
+
+    thread = threading.Thread(target=trace)
+    thread.start()
+    try:
+        assert inside.wait(60)
+        with rare_collection():
+            assert gc.get_threshold()[0] == YOUNG
+        assert gc.get_threshold()[0] == YOUNG  # the other thread is inside still
+        assert in_a_child(lambda: gc.get_threshold() == before)
+    finally:
+        done.set()
+        thread.join()
+    assert gc.get_threshold() == before
