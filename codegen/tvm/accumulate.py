@@ -32,6 +32,9 @@ class Accumulator(Protocol):
     def combine(self, x: Parts, y: Parts) -> Parts:
         """The result for the elements of both."""
 
+    def extend(self, x: Parts, y: Parts) -> Parts:
+        """As `combine`, where `y` is of an element behind all those of `x`."""
+
     def result(self, parts: Parts) -> Element:
         """What the op returns."""
 
@@ -93,6 +96,8 @@ class _Simple:
     def combine(self, x: Parts, y: Parts) -> Parts:
         return [self.operation(Math(self.nest, self.dtype), x[0], y[0]).plain()]
 
+    extend = combine
+
     def result(self, parts: Parts) -> Element:
         return cast(parts[0], self.node.output.dtype)
 
@@ -137,6 +142,8 @@ class Moments:
         squares = x[3] + y[3] + (apart * apart).plain() * share
         return [count, shift, total.plain(), squares.plain()]
 
+    extend = combine
+
     def result(self, parts: Parts) -> Element:
         count, shift, total, _ = parts
         return cast((count * shift + total).plain(), self.node.output.dtype)
@@ -144,7 +151,11 @@ class Moments:
 
 @dataclass(frozen=True)
 class _Position:
-    """argmax and argmin: the extreme element and its index; NaN is the most extreme."""
+    """argmax and argmin: the extreme element and its index; NaN is the most extreme.
+
+    That of no element is the least extreme number at index 0, which is right if there is no other
+    number: elements are so compared with `<` alone, as long as they come in order.
+    """
 
     nest: Nest
     node: Node
@@ -156,19 +167,25 @@ class _Position:
     def identity(self) -> Parts:
         dtype = self.dtypes[0]
         start = _lowest(dtype) if self.node.op.name == "argmax" else _highest(dtype)
-        return [constant(self.nest, dtype, start), constant(self.nest, i32, 2**31 - 1)]
+        return [constant(self.nest, dtype, start), constant(self.nest, i32, 0)]
 
     def lift(self, x: Element, at: Indices) -> Parts:
         return [x.plain(self.dtypes[0]), position(self.nest, at[self.node.attrs["axis"]], i32)]
 
+    def _beats(self, x: Element, y: Element) -> Element:
+        """Whether `y` is more extreme."""
+        beats = x < y if self.node.op.name == "argmax" else y < x
+        return beats | ((y != y) & (x == x)) if self.dtypes[0].is_float else beats
+
     def combine(self, x: Parts, y: Parts) -> Parts:
-        beats = x[0] < y[0] if self.node.op.name == "argmax" else y[0] < x[0]
         ties = x[0] == y[0]
         if self.dtypes[0].is_float:
-            x_nan, y_nan = x[0] != x[0], y[0] != y[0]
-            beats = beats | (y_nan & ~x_nan)
-            ties = ties | (x_nan & y_nan)
-        take = beats | (ties & (y[1] < x[1]))
+            ties = ties | ((x[0] != x[0]) & (y[0] != y[0]))
+        take = self._beats(x[0], y[0]) | (ties & (y[1] < x[1]))
+        return [select(take, y[0], x[0]), select(take, y[1], x[1])]
+
+    def extend(self, x: Parts, y: Parts) -> Parts:
+        take = self._beats(x[0], y[0])
         return [select(take, y[0], x[0]), select(take, y[1], x[1])]
 
     def result(self, parts: Parts) -> Element:

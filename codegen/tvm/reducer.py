@@ -244,9 +244,10 @@ class Reducer:
             )
 
     def update(self, arrays: Arrays, place: Index, at: At) -> None:
-        """Add one element of the operands to the partial results at `place`."""
-        values = self.lifted(at)
-        self.put(arrays, place, self.combined(self.get(arrays, place), values))
+        """Add one element of the operands to the partial results at `place`, of those before it."""
+        values, before = self.lifted(at), self.get(arrays, place)
+        parts = zip(self.accumulators, before, values, strict=True)
+        self.put(arrays, place, [a.extend(x, y) for a, x, y in parts])
 
     def partials(self, tasks: int) -> Arrays:
         """Workspace for the results of each task."""

@@ -28,7 +28,7 @@ from .window import (
     Ints,
     Place,
     Windows,
-    is_nan,
+    beats,
     lowest,
     over_channels,
     over_taps,
@@ -254,9 +254,7 @@ def _race(
 
         def compare(j: Index) -> Stmt:
             value = cast(problem.x[(n, *element, block.first + j)], problem.dtype)
-            above = value > best[j]
-            if problem.dtype.startswith("float"):
-                above = tirx.any(above, tirx.all(is_nan(value), tirx.Not(is_nan(best[j]))))
+            above = beats(value, best[j])
             return emit.seq(
                 emit.store(winner, (j,), tirx.Select(above, problem.number(at), winner[j])),
                 emit.store(best, (j,), tirx.Select(above, value, best[j])),

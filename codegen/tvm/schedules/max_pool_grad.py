@@ -28,7 +28,7 @@ from .window import (
     Ints,
     Place,
     Windows,
-    is_nan,
+    beats,
     lowest,
     over_pixels,
     over_taps,
@@ -192,8 +192,7 @@ class _Race:
             if self._begins_written_out and not any(tap):
                 best, winner = value, problem.number(tap)
                 continue
-            first_nan = tirx.all(is_nan(value), tirx.Not(is_nan(best)))
-            above = tirx.any(value > best, first_nan)
+            above = beats(value, best)
             winner = nest.known(tirx.Select(above, problem.number(tap), winner))
             best = nest.known(tirx.Select(above, value, best))
         nest.emit(emit.store(self.winner, (place,), winner), emit.store(self.best, (place,), best))

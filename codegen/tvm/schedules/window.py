@@ -176,10 +176,7 @@ def _largest(
 
         def lane(j: Index) -> Stmt:
             value = cast(x[(n, *element, block.first + j)], emit.dtype_of(best))
-            above = value > best[j]
-            if accumulator(x).startswith("float"):
-                above = tirx.any(above, is_nan(value))
-            return emit.store(best, (j,), tirx.Select(above, value, best[j]))
+            return emit.store(best, (j,), tirx.Select(beats(value, best[j]), value, best[j]))
 
         return block.each(lane)
 
@@ -330,12 +327,15 @@ def lowest(dtype: str) -> Expr:
     return tirx.min_value(dtype)
 
 
-def is_nan(value: Expr) -> Expr:
-    """Whether a number is NaN, by its bits: TVM takes ``x != x`` for false, and its own test
-    is not made for vectors."""
-    wide = str(value.ty) == "float64"
-    bits, mask, infinity = (
-        ("uint64", 2**63 - 1, 0x7FF << 52) if wide else ("uint32", 2**31 - 1, 0xFF << 23)
-    )
-    plain = tirx.reinterpret(bits, value if wide else cast(value, "float32"))
-    return tirx.bitwise_and(plain, tirx.const(mask, bits)) > tirx.const(infinity, bits)
+def negation(condition: Expr) -> Expr:
+    """Not: TVM would turn that of ``a <= b`` to ``b < a``, which is another thing for NaN."""
+    one, zero = (emit.constant(number, "float32") for number in (1, 0))
+    return tirx.EQ(tirx.Select(condition, one, zero), zero)
+
+
+def beats(value: Expr, best: Expr) -> Expr:
+    """Whether a value is larger than the best so far; NaN is, but not than another one."""
+    if not emit.dtype_of(best).startswith("float"):
+        return value > best
+    is_number = best <= emit.constant(math.inf, emit.dtype_of(best))
+    return tirx.all(negation(value <= best), is_number)

@@ -131,3 +131,27 @@ def test_accuracy_of_many_terms():
     x = np.random.default_rng(0).random(1 << 20).astype(np.float32)
     (got,) = check_graph(graph, {"x": x}, factor=10).outputs.values()
     assert abs(got - x.astype(np.float64).sum()) / got < 1e-5
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((7, 3), 1), ((5, 70), 1), ((70, 5), 0), ((2, 90001), 1)]
+)
+def test_positions_of_extremes(name, shape, axis):
+    """Nothing but the least extreme number; several NaN; equal numbers of both signs of zero."""
+    with Builder(name) as b:
+        graph = b.finish({"y": get(name)(b.input("x", f32(*shape)), axis=axis)})
+    least = -np.inf if name == "argmax" else np.inf
+    rng = np.random.default_rng(0)
+    x = rng.choice(np.array([least, 0.0, -0.0, 1.0, -1.0], np.float32), shape)
+    for array in (np.full(shape, least, np.float32), x, np.where(x == 1, np.nan, x)):
+        check_graph(graph, {"x": array.astype(np.float32)})
+
+
+@pytest.mark.parametrize("dtype", [i32, i8, u8])
+def test_positions_among_lowest_integers(dtype):
+    with Builder("lowest") as b:
+        x = b.input("x", dtype(6, 37))
+        graph = b.finish({"y": get("argmax")(x, axis=1), "z": get("argmin")(x, axis=0)})
+    for value in (np.iinfo(dtype.numpy).min, np.iinfo(dtype.numpy).max, 0):
+        check_graph(graph, {"x": np.full((6, 37), value, dtype.numpy)})
