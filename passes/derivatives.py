@@ -73,7 +73,9 @@ def _derivative(
     if len(needed) != 1:
         return None
     (value,) = needed
-    return value if value not in stored and alone[value] > least else None
+    if value in stored or value.dtype.bits > root.dtype.bits:
+        return None
+    return value if alone[value] > least else None
 
 
 def _stays(node: Node, root: Value, alone: Collection[Value]) -> bool:
@@ -81,8 +83,7 @@ def _stays(node: Node, root: Value, alone: Collection[Value]) -> bool:
     weights."""
     if node.op.kind != "elementwise" or len(node.outputs) != 1:
         return False
-    out = node.output
-    if out.shape != root.shape or out.dtype.bits > root.dtype.bits:
+    if node.output.shape != root.shape:
         return False
     return all(v in alone or _is_given(v) for v in node.inputs)
 

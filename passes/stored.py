@@ -55,7 +55,8 @@ def choose_stored(graph: Graph, steady: Collection[Value] = frozenset()) -> dict
     Stored are results, what roots compute and read, what is broadcast or gathered from (or it
     would be computed once per copy), and what several nodes use, unless it is cheap to compute
     again. Of what is `steady` (see `passes.steady`), what others read is stored if keeping it takes
-    no more memory than what it is computed from, or if computing it takes long.
+    no more memory than what it is computed from, or if computing it takes long. In place of a cast
+    to a wider dtype lies what is cast.
     """
     loaded = loadable(graph)
     needed = _needed_in_memory(graph, loaded)
@@ -77,7 +78,13 @@ def choose_stored(graph: Graph, steady: Collection[Value] = frozenset()) -> dict
             elif node.op.name not in VIEWS and (
                 _store(graph, value, whole, needed) or _keep(graph, value, whole, steady)
             ):
-                stored[value] = None
+                narrow = _narrow(node, inlined)
+                if narrow is None or needed.get(value):
+                    stored[value] = None
+                else:
+                    stored[narrow] = None
+                    del inlined[narrow]
+                    inlined[value] = _Inlined(cost(node), _leaf(narrow))
             else:
                 inlined[value] = whole
     stored.update(dict.fromkeys(derivatives(graph, stored, cost, RECOMPUTE_COST)))
@@ -88,6 +95,12 @@ def _store(graph: Graph, value: Value, whole: _Inlined, needed: Mapping[Value, b
     if value in needed and (needed[value] or whole.cost):
         return True
     return len(_users(graph, value)) > 1 and not _cheap(value, whole)
+
+
+def _narrow(node: Node, inlined: Mapping[Value, _Inlined]) -> Value | None:
+    """What is stored in place of a cast to a wider dtype: half of the memory, the same numbers."""
+    (source,) = node.inputs if node.op.name == "cast" else (node.outputs[0],)
+    return source if source in inlined and source.dtype.bits < node.output.dtype.bits else None
 
 
 def _keep(graph: Graph, value: Value, whole: _Inlined, steady: Collection[Value]) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import jax
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 
+import hornfels
+from hornfels import ops
 from hornfels.frontend import activations
 from hornfels.ir.errors import ArgumentError
 
@@ -62,3 +65,16 @@ def test_get_and_serialize():
         assert activations.deserialize(name) is function
     with pytest.raises(ArgumentError, match=r"activation: the name must be one of .*got 'rleu'"):
         activations.get("rleu")
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+def test_half_precision_is_rounded_once(name):
+    """Result and derivative are within half a unit in the last place, and a little."""
+    x = np.linspace(-4, 4, 97).astype(ml_dtypes.bfloat16)
+    wide = getattr(keras.activations, name)
+    exact = wide(x.astype(np.float32)), jax.grad(lambda v: wide(v).sum())(x.astype(np.float32))
+    own = getattr(activations, name)
+    slope = hornfels.grad(lambda v: ops.sum(ops.cast(own(v), "float32")))(x)
+    for ours, theirs in zip((np.asarray(own(x)), slope), exact, strict=True):
+        assert ours.dtype == x.dtype
+        np.testing.assert_allclose(ours.astype(np.float32), theirs, rtol=2**-8, atol=1e-6)

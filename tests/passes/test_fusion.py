@@ -370,3 +370,35 @@ def test_what_only_new_state_is_computed_of_stays_out_of_a_product():
       return ; %s=%5, %w=%4
     }""")
     assert [call.kernel.root for call in fuse(graph)] == ["matmul", "pointwise"]
+
+
+def test_what_is_cast_lies_in_place_of_a_wider_cast():
+    """In half of the memory; the cast is computed by all that read it."""
+    graph = parse("""graph cast(%x: bf16[64,32]) {
+  %0: bf16[64,32] = tanh(%x)
+  %1: f32[64,32] = cast[dtype=f32](%0)
+  %2: f32[64] = reduce_sum[axes=(1,)](%1)
+  %3: f32[32] = reduce_sum[axes=(0,)](%1)
+  return rows=%2, columns=%3
+}""")
+    assert [v.node.op.name for v in choose_stored(graph)] == ["tanh", "reduce_sum", "reduce_sum"]
+    shown = parse(str(graph).replace("return rows", "return all=%1, rows"))
+    assert [v.node.op.name for v in choose_stored(shown)][:1] == ["cast"]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_a_derivative_that_is_no_wider_is_stored_in_place_of_the_product(dtype):
+    """Its formula may be computed in f32."""
+    graph = parse(f"""graph slope(%a: bf16[8,4], %b: bf16[4,16], %c: {dtype}[8,4], %d: {dtype}[4,16]) {{
+  %g: {dtype}[8,16] = matmul(%c, %d)
+  %0: bf16[8,16] = matmul(%a, %b)
+  %1: f32[8,16] = cast[dtype=f32](%0)
+  %2: f32[8,16] = erf(%1)
+  %3: bf16[8,16] = cast[dtype=bf16](%2)
+  %4: f32[8,16] = exp(%1)
+  %5: {dtype}[8,16] = {"cast[dtype=bf16](%4)" if dtype == "bf16" else "neg(%4)"}
+  %6: {dtype}[8,16] = mul(%g, %5)
+  return y=%3, dx=%6
+}}""")
+    found = [v.node.op.name for v in choose_stored(graph)]
+    assert found == ["matmul", "matmul", "cast", "mul", *(["cast"] if dtype == "bf16" else [])]
