@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -209,8 +210,7 @@ class RNN(Layer):
         return {**self._loop_config(), "cell": serialize(self.cell)}
 
     def _loop_config(self) -> dict[str, Any]:
-        names = ("return_sequences", "return_state", "go_backwards", "stateful", "unroll",
-                 "zero_output_for_mask")  # fmt: skip
+        names = (*LOOP, "zero_output_for_mask")
         return {**Layer.get_config(self), **{name: getattr(self, name) for name in names}}
 
     @classmethod
@@ -251,13 +251,28 @@ WEIGHTS = tuple(
     f"{name}_{what}" for name in ("kernel", "recurrent", "bias")
     for what in ("initializer", "regularizer", "constraint")
 )  # fmt: skip
+LOOP = ("return_sequences", "return_state", "go_backwards", "stateful", "unroll")
 SHARED = ("units", "activation", "use_bias", "dropout", "recurrent_dropout", "seed", *WEIGHTS)
 
 
 class _CellLayer(RNN):
-    """An `RNN` of one kind of cell, whose arguments are its own."""
+    """An `RNN` of one kind of cell, whose arguments are its own.
 
-    def _check(self) -> None:
+    Constructors spell out Keras' arguments, for `help` and type checkers, and hand on `locals()`.
+    """
+
+    def _assemble(self, cell: type[Layer], name: str, given: dict[str, Any]) -> None:
+        """Make the cell and its loop of all that a constructor was given."""
+        kwargs = given.pop("kwargs")
+        mine = {k: v for k, v in given.items() if k in inspect.signature(cell).parameters}
+        if "use_cudnn" in given:
+            mine["implementation"] = kwargs.pop("implementation", 2)
+        for shared, default in (("dtype", None), ("trainable", True)):
+            mine[shared] = kwargs.get(shared, default)
+        loop = {k: given[k] for k in (*LOOP, "activity_regularizer")}
+        RNN.__init__(self, cell(**mine, name=name), **loop, **kwargs)
+        if "use_cudnn" in given:
+            self.use_cudnn = _require_cudnn_choice(type(self).__name__, given["use_cudnn"])
         self.input_spec = InputSpec(ndim=3)
 
     def get_config(self) -> dict[str, Any]:
@@ -321,18 +336,7 @@ class SimpleRNN(_CellLayer):
         seed: Any = None,
         **kwargs: Any,
     ) -> None:
-        cell = SimpleRNNCell(
-            units, activation, use_bias, kernel_initializer, recurrent_initializer,
-            bias_initializer, kernel_regularizer, recurrent_regularizer, bias_regularizer,
-            kernel_constraint, recurrent_constraint, bias_constraint, dropout, recurrent_dropout,
-            seed, dtype=kwargs.get("dtype"), trainable=kwargs.get("trainable", True),
-            name="simple_rnn_cell",
-        )  # fmt: skip
-        super().__init__(
-            cell, return_sequences, return_state, go_backwards, stateful, unroll,
-            activity_regularizer=activity_regularizer, **kwargs,
-        )  # fmt: skip
-        self._check()
+        self._assemble(SimpleRNNCell, "simple_rnn_cell", locals())
 
 
 @_of_cell(*SHARED, "recurrent_activation", "unit_forget_bias")
@@ -382,20 +386,7 @@ class LSTM(_CellLayer):
         use_cudnn: Any = "auto",
         **kwargs: Any,
     ) -> None:
-        cell = LSTMCell(
-            units, activation, recurrent_activation, use_bias, kernel_initializer,
-            recurrent_initializer, bias_initializer, unit_forget_bias, kernel_regularizer,
-            recurrent_regularizer, bias_regularizer, kernel_constraint, recurrent_constraint,
-            bias_constraint, dropout, recurrent_dropout, seed, dtype=kwargs.get("dtype"),
-            trainable=kwargs.get("trainable", True), name="lstm_cell",
-            implementation=kwargs.pop("implementation", 2),
-        )  # fmt: skip
-        super().__init__(
-            cell, return_sequences, return_state, go_backwards, stateful, unroll,
-            activity_regularizer=activity_regularizer, **kwargs,
-        )  # fmt: skip
-        self.use_cudnn = _require_cudnn_choice("LSTM", use_cudnn)
-        self._check()
+        self._assemble(LSTMCell, "lstm_cell", locals())
 
 
 @_of_cell(*SHARED, "recurrent_activation", "reset_after")
@@ -445,17 +436,4 @@ class GRU(_CellLayer):
         use_cudnn: Any = "auto",
         **kwargs: Any,
     ) -> None:
-        cell = GRUCell(
-            units, activation, recurrent_activation, use_bias, kernel_initializer,
-            recurrent_initializer, bias_initializer, kernel_regularizer, recurrent_regularizer,
-            bias_regularizer, kernel_constraint, recurrent_constraint, bias_constraint, dropout,
-            recurrent_dropout, reset_after, seed, dtype=kwargs.get("dtype"),
-            trainable=kwargs.get("trainable", True), name="gru_cell",
-            implementation=kwargs.pop("implementation", 2),
-        )  # fmt: skip
-        super().__init__(
-            cell, return_sequences, return_state, go_backwards, stateful, unroll,
-            activity_regularizer=activity_regularizer, **kwargs,
-        )  # fmt: skip
-        self.use_cudnn = _require_cudnn_choice("GRU", use_cudnn)
-        self._check()
+        self._assemble(GRUCell, "gru_cell", locals())

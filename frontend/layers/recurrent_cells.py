@@ -98,15 +98,15 @@ class _UnitsCell(DropoutCell):
 
     settings: tuple[str, ...] = ()
 
-    def _set_units(self, units: int, activation: Any, use_bias: bool, **weights: Any) -> None:
-        self.units = positive(self, "units", units)
-        self.activation = activations.get(activation)
-        self.use_bias = use_bias
+    def _set_units(self, given: dict[str, Any]) -> None:
+        """Note what all these cells are given; constructors hand on `locals()`."""
+        self.units = positive(self, "units", given["units"])
+        self.activation = activations.get(given["activation"])
+        self.use_bias = given["use_bias"]
         for name in ("kernel", "recurrent", "bias"):
-            self._describe_weight(
-                name, *(weights[f"{name}_{what}"]
-                        for what in ("initializer", "regularizer", "constraint"))
-            )  # fmt: skip
+            what = (f"{name}_{each}" for each in ("initializer", "regularizer", "constraint"))
+            self._describe_weight(name, *(given[each] for each in what))
+        self._set_dropout(given["dropout"], given["recurrent_dropout"], given["seed"])
         self.output_size = self.units
 
     @property
@@ -181,15 +181,7 @@ class SimpleRNNCell(_UnitsCell):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._set_units(
-            units, activation, use_bias,
-            kernel_initializer=kernel_initializer, kernel_regularizer=kernel_regularizer,
-            kernel_constraint=kernel_constraint, recurrent_initializer=recurrent_initializer,
-            recurrent_regularizer=recurrent_regularizer,
-            recurrent_constraint=recurrent_constraint, bias_initializer=bias_initializer,
-            bias_regularizer=bias_regularizer, bias_constraint=bias_constraint,
-        )  # fmt: skip
-        self._set_dropout(dropout, recurrent_dropout, seed)
+        self._set_units(locals())
 
     def call(self, sequence: Any, states: Any, training: bool = False) -> Any:
         state = states[0] if isinstance(states, list | tuple) else states
@@ -249,17 +241,9 @@ class LSTMCell(_UnitsCell):
     ) -> None:
         self.implementation = kwargs.pop("implementation", 2)
         super().__init__(**kwargs)
-        self._set_units(
-            units, activation, use_bias,
-            kernel_initializer=kernel_initializer, kernel_regularizer=kernel_regularizer,
-            kernel_constraint=kernel_constraint, recurrent_initializer=recurrent_initializer,
-            recurrent_regularizer=recurrent_regularizer,
-            recurrent_constraint=recurrent_constraint, bias_initializer=bias_initializer,
-            bias_regularizer=bias_regularizer, bias_constraint=bias_constraint,
-        )  # fmt: skip
+        self._set_units(locals())
         self.recurrent_activation = activations.get(recurrent_activation)
         self.unit_forget_bias = unit_forget_bias
-        self._set_dropout(dropout, recurrent_dropout, seed)
 
     @property
     def state_size(self) -> Any:
@@ -339,17 +323,9 @@ class GRUCell(_UnitsCell):
     ) -> None:
         self.implementation = kwargs.pop("implementation", 2)
         super().__init__(**kwargs)
-        self._set_units(
-            units, activation, use_bias,
-            kernel_initializer=kernel_initializer, kernel_regularizer=kernel_regularizer,
-            kernel_constraint=kernel_constraint, recurrent_initializer=recurrent_initializer,
-            recurrent_regularizer=recurrent_regularizer,
-            recurrent_constraint=recurrent_constraint, bias_initializer=bias_initializer,
-            bias_regularizer=bias_regularizer, bias_constraint=bias_constraint,
-        )  # fmt: skip
+        self._set_units(locals())
         self.recurrent_activation = activations.get(recurrent_activation)
         self.reset_after = reset_after
-        self._set_dropout(dropout, recurrent_dropout, seed)
 
     def _mask_count(self) -> int:
         return _masks_of_gates(self)
