@@ -62,8 +62,9 @@ being given."""
 
 def depthwise(*problems: Correlation) -> Stmt:
     """Emit correlations of `groups` channels, each a group with one output."""
+    lanes = problems[0].machine.lanes(problems[0].dtype)
     problems = tuple(p for p in problems if p.batch * math.prod(p.sizes) * p.groups != 0)
-    return over_rows(problems, problems[0].machine.lanes(problems[0].dtype), _along)
+    return over_rows(problems, lanes, _along)
 
 
 def over_rows(problems: tuple[Correlation, ...], width: int, along: Along) -> Stmt:

@@ -78,6 +78,7 @@ CASES = {
     "pointwise, strides": (2, (7, 6), 20, 33, 1, {"strides": 2}),
     "whole image": (3, (4, 4), 5, 6, 4, {}),
     "no image": (0, (5, 5), 2, 3, 3, {}),
+    "depthwise, no image": (0, (5, 5), 6, 6, 3, {"groups": 6}),
     "no channel": (2, (5, 5), 0, 3, 3, {}),
     "no output": (2, (5, 5), 3, 0, 3, {}),
 }  # fmt: skip
@@ -106,6 +107,7 @@ GROUPED = {
     "2 of 1": (2, (5, 8), 38, 19, 3, {"groups": 19, "padding": 1, "strides": (1, 2)}),
     "6 of 7, rank 1": (2, (37,), 12, 14, 4, {"groups": 2, "padding": 2, "strides": 3}),
     "2 of 3, rank 3": (1, (3, 4, 9), 14, 21, (2, 3, 3), {"groups": 7, "padding": 1}),
+    "4 of 4, no image": (0, (5, 5), 8, 8, 3, {"groups": 2}),
     "4 of 4, one tap": (2, (5, 11), 68, 68, 1, {"groups": 17}),
     "4 of 4, zeros between": (2, (4, 5), 8, 8, 3, {"groups": 2, "input_dilation": 2, "padding": 2}),
     "4 of 2, padding beyond": (1, (3, 2), 20, 10, 2, {"groups": 5, "padding": 5}),
