@@ -1,8 +1,9 @@
-"""Products on AMX tiles: the loops run here on a stand-in for the units, their code is read.
+"""Products on AMX tiles: the loops run here on a stand-in for the units, their code elsewhere.
 
 No machine of the tests has the units. So `PORTABLE` does with plain loops what Intel's manual
 says of the tiles of one block, and is imported in the place of the intrinsics: packing, padding
-and epilogues run as they would there.
+and epilogues run as they would there. The instructions that LLVM makes of the intrinsics run on
+a processor that is a program (`tiles`), and give the same block.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import itertools
 import re
 from dataclasses import replace
 
+import llvmlite.binding as llvm
 import ml_dtypes
 import numpy as np
 import pytest
 from native import TARGET, declare, run_template
+from tiles import FaultError, Processor
 
 from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.build import source
@@ -142,3 +145,61 @@ def test_code_for_an_amx_machine_multiplies_tiles():
     step = step[: step.index("tilestored")]
     assert "zmm" not in step, "between tiles there is no other arithmetic"
     assert re.search(r"\$4131", code), "Linux is asked for the tiles' registers"
+
+
+BLOCK = """
+define void @run(ptr %a, i64 %stride, ptr %b, ptr %c, i64 %steps) {
+  %1 = call i32 @hornfels_amx_begin()
+  %2 = call i32 @hornfels_amx_block(ptr %a, i64 %stride, ptr %b, ptr %c, i64 %steps)
+  %3 = call i32 @hornfels_amx_block(ptr %a, i64 %stride, ptr %b, ptr %c, i64 %steps)
+  %4 = call i32 @hornfels_amx_end()
+  ret void
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def assembly() -> str:
+    """The machine's instructions for a task that computes a block twice."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
+    module = llvm.parse_assembly(amx.FUNCTIONS + BLOCK)
+    module.triple = "x86_64-unknown-linux-gnu"
+    target = llvm.Target.from_triple(module.triple)
+    machine = target.create_target_machine(cpu="sapphirerapids", features="+amx-bf16", opt=2)
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(2))
+    passes.getModulePassManager().run(module, passes)
+    text = machine.emit_assembly(module)
+    return text[text.index("\nrun:") :]
+
+
+@pytest.mark.parametrize(("steps", "padding"), [(1, 0), (2, 16), (5, 0), (9, 48)])
+def test_instructions_for_a_block_run(assembly, steps, padding):
+    """Rows that begin further apart than they are long; sums overwrite what lay there."""
+    random = np.random.default_rng(steps)
+    pairs = 16 * steps
+    a = random.standard_normal((32, 2 * (pairs + padding))).astype(BF16)
+    b = random.standard_normal((pairs, 32, 2)).astype(BF16)
+    c = np.full((32, 32), np.nan, np.float32)
+    machine = Processor(assembly)
+    machine.call("run", a, a.strides[0], b, c, steps)
+    right = b.transpose(0, 2, 1).reshape(2 * pairs, 32)
+    want = a[:, : 2 * pairs].astype(np.float64) @ right.astype(np.float64)
+    np.testing.assert_allclose(c, want, rtol=0, atol=1e-5 * np.abs(want).max())
+    assert machine.system_calls == [(158, 4131, 18)], "Linux is asked for the tiles' registers"
+    assert machine.counts["tdpbf16ps"] == machine.counts["tileloadd"] == 8 * steps
+    assert machine.shapes is None, "tiles are released"
+    machine.call("run", a, a.strides[0], b, c, steps)
+    assert len(machine.system_calls) == 1, "Linux is asked once"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("tilezero\t%tmm2", "tilezero\t%tmm3"), ("%tmm7, %tmm4, %tmm1", "%tmm6, %tmm4, %tmm1"),
+     ("ldtilecfg\t(%rax)", "nop"), ("tilestored\t%tmm3", "tilestored\t%tmm2")],
+)  # fmt: skip
+def test_wrong_instructions_are_found(assembly, old, new):
+    assert old in assembly
+    with pytest.raises((AssertionError, FaultError)):
+        test_instructions_for_a_block_run(assembly.replace(old, new), 5, 0)
