@@ -6,7 +6,8 @@
 `{"do": "train" | "predict", "steps": ...}` and `{"do": "quit"}`.
 
 With the time of training steps comes the most memory that the process had meanwhile, less what it
-had when its packages were imported and the batches made: weights, state and activations.
+had when its packages were imported and the batches made: weights, state and activations. The
+answer to `load` has the same for the time until then, in which models are built and compiled.
 """
 
 from __future__ import annotations
@@ -78,8 +79,14 @@ class Worker:
         self.engine.begin(request["policy"])
         data = Batches.random(model, request["batch_size"], request["batches"])
         self.before = resident("VmRSS")
+        forget_peak()
         first = self.engine.load(model, data)
-        return {"first": first, "versions": self.engine.versions(), "notes": self.engine.notes()}
+        return {
+            "first": first,
+            "peak": resident("VmHWM") - self.before,
+            "versions": self.engine.versions(),
+            "notes": self.engine.notes(),
+        }
 
 
 def resident(field: str) -> float:

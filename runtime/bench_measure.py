@@ -78,8 +78,9 @@ class Options:
 class Measurement:
     """Seconds a step of one engine on one model; `error` says why there are none.
 
-    `peak` is the memory in bytes that training takes at the most; `busy_train` and `busy_predict`
-    are seconds while another process computed on one core.
+    `peak` is the memory in bytes that training takes at the most, `load_peak` what building,
+    compiling and the first steps do; `busy_train` and `busy_predict` are seconds while another
+    process computed on one core.
     """
 
     engine: str
@@ -90,6 +91,7 @@ class Measurement:
     busy_predict: list[float] = field(default_factory=list)
     first: float = math.nan
     peak: float = math.nan
+    load_peak: float = math.nan
     notes: list[str] = field(default_factory=list)
     error: str = ""
 
@@ -287,6 +289,7 @@ def _measure_model(
                 policy=options.policy,
             )
             row.first, row.notes = answer["first"], answer["notes"]
+            row.load_peak = answer["peak"]
             report.versions |= answer["versions"]
             for kind in ("train", "predict"):
                 steps[name, kind] = _steps_of_a_round(worker, kind, options.round_seconds, batches)

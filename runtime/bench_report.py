@@ -67,6 +67,22 @@ def busy_of(report: Report, model: str) -> list[str]:
     ]
 
 
+def loading_of(report: Report, model: str) -> list[str]:
+    """One line with the memory that each engine took until it had made a step of each kind."""
+    found = [
+        f"{m.engine} {m.load_peak / 1e6:.0f} MB"
+        for m in report.of(model)
+        if not (m.error or math.isnan(m.load_peak))
+    ]
+    listed = ", ".join(found)
+    return [f"at the most while it was built, compiled and first run: {listed}"] if found else []
+
+
+def _lines_of(report: Report, model: str) -> list[str]:
+    """What is said of a model below its table."""
+    return [*loading_of(report, model), *busy_of(report, model), *failures_of(report, model)]
+
+
 def _slowed(busy: Sequence[float], quiet: Sequence[float]) -> str:
     median = statistics.median(busy)
     return f"{median * 1e3:.2f} ms ({median / statistics.median(quiet):.2f}x)"
@@ -151,7 +167,7 @@ def show(report: Report, console: Console) -> None:
         for row in rows_of(report, model):
             table.add_row(*row)
         console.print(table)
-        _print_list([*busy_of(report, model), *failures_of(report, model)], console)
+        _print_list(_lines_of(report, model), console)
     _print_list(facts_of(report), console)
 
 
@@ -168,8 +184,8 @@ def markdown(report: Report) -> str:
         lines += ["", f"## {model}", "", _markdown_row(COLUMNS)]
         lines.append(_markdown_row("---" if i == 0 else "---:" for i in range(len(COLUMNS))))
         lines += [_markdown_row(row) for row in rows_of(report, model)]
-        failures = [*busy_of(report, model), *failures_of(report, model)]
-        lines += [""] * bool(failures) + [f"- {failure}" for failure in failures]
+        below = _lines_of(report, model)
+        lines += [""] * bool(below) + [f"- {line}" for line in below]
     return "\n".join(lines) + "\n"
 
 

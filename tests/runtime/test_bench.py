@@ -43,7 +43,7 @@ for line in sys.stdin:
     elif name == "torch-compile" and request["do"] == "train":
         answer = {"seconds": 0.01, "cpu_seconds": 0.01, "loss": float("nan"), "peak": 0.0}
     elif request["do"] == "load":
-        answer = {"first": 1.5, "versions": {name: "1.0"}, "notes": ["a note"]}
+        answer = {"first": 1.5, "peak": 7e6, "versions": {name: "1.0"}, "notes": ["a note"]}
     else:
         seconds = speed * request["steps"]
         answer = {"seconds": seconds, "cpu_seconds": seconds, "loss": 2.3, "peak": 5e6}
@@ -77,7 +77,7 @@ def test_rounds_are_interleaved_and_rotate(workers):
     assert tvm.train == pytest.approx([0.001, 0.001])
     assert eager.predict == pytest.approx([0.004, 0.004])
     assert len(report.foreign_cores) == 8
-    assert (tvm.first, tvm.notes, tvm.peak) == (1.5, ["a note"], 5e6)
+    assert (tvm.first, tvm.notes, tvm.peak, tvm.load_peak) == (1.5, ["a note"], 5e6, 7e6)
     asked = [line.split() for line in workers.read_text().splitlines()]
     timed = [(name, do, int(steps)) for name, do, *(steps,) in asked[-8:]]
     assert timed == [
@@ -158,7 +158,9 @@ def test_what_is_not_installed_is_left_out(workers, monkeypatch):
 def report() -> Report:
     options = Options(models=("mlp",), engines=("tvm", "torch-eager", "onnx"), batch_size=100)
     measurements = [
-        Measurement("tvm", "mlp", [0.002, 0.004, 0.003], [0.001], first=0.5, peak=12e6),
+        Measurement(
+            "tvm", "mlp", [0.002, 0.004, 0.003], [0.001], first=0.5, peak=12e6, load_peak=34e6
+        ),
         Measurement("torch-eager", "mlp", [0.006, 0.006, 0.0061], [0.0015], first=0.25),
         Measurement("onnx", "mlp", error="it broke"),
     ]
@@ -181,6 +183,7 @@ def test_terminal_and_markdown_say_the_same(report):
         "3.00 ±17%",
         "2.00x",
         "onnx: it broke",
+        "built, compiled and first run: tvm 34 MB",
         "107 GFLOP/s",
         "torch 2",
         "0.321 GFLOP",
