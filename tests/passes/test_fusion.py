@@ -6,7 +6,8 @@ import pytest
 import training_graphs
 from random_graphs import assert_same, random_arrays, random_graph
 
-from hornfels.ir import Builder, evaluate, parse
+from hornfels.ir import Builder, evaluate, parse, sugar
+from hornfels.ir.op import get
 from hornfels.ir.types import f32
 from hornfels.passes import fusion
 from hornfels.passes.batches import parts_of
@@ -402,3 +403,14 @@ def test_a_derivative_that_is_no_wider_is_stored_in_place_of_the_product(dtype):
 }}""")
     found = [v.node.op.name for v in choose_stored(graph)]
     assert found == ["matmul", "matmul", "cast", "mul", *(["cast"] if dtype == "bf16" else [])]
+
+
+@pytest.mark.parametrize(("rows", "stored"), [(300, True), (8, False)])
+def test_a_large_concatenation_of_several_users_is_stored(rows, stored):
+    """Its sum would choose between operands for each element."""
+    with Builder("joined") as b:
+        x, y = b.input("x", f32(rows, 24)), b.input("y", f32(rows, 8))
+        joined = get("concat")(x, y, axis=1) * 2.0
+        total = sugar.reduce("reduce_sum", joined, 0)
+        graph = b.finish({"total": total, "relu": sugar.unary("relu", joined)})
+    assert (joined in choose_stored(graph)) == stored
