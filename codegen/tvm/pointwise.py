@@ -26,6 +26,7 @@ from .evaluator import Evaluator, loads
 from .index import Index, Indices
 from .math import storage, store
 from .nest import Nest, loops, spread
+from .stages import in_two_loops, passed_on
 from .target import Machine
 
 Sizes = tuple[int, ...]
@@ -68,8 +69,13 @@ def pointwise(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
 
         traverse(nest, (*shape[:-1], width), lanes, tasks, elements)
     elif across is None:
-        wide = lanes * vectors_at_once(body, shape, lanes)
-        traverse_parts(nest, cut_loops(body, shape, lanes), wide, tasks, element)
+        passed, parts = passed_on(body, shape), cut_loops(body, shape, lanes)
+        if passed and max(map(len, parts)) == 1:
+            row = in_two_loops(evaluator, passed, shape, lanes, element)
+            traverse(nest, shape, lanes, tasks, element, row)
+        else:
+            wide = lanes * vectors_at_once(body, shape, lanes)
+            traverse_parts(nest, parts, wide, tasks, element)
     else:
         Blocks(evaluator, body, shape, across, lanes).run(tasks, element)
     return nest.finish()
@@ -153,16 +159,25 @@ _RANDOM_VECTORS = 4
 
 
 def traverse(
-    nest: Nest, shape: Sizes, lanes: int, tasks: int, element: Callable[[Indices], None]
+    nest: Nest,
+    shape: Sizes,
+    lanes: int,
+    tasks: int,
+    element: Callable[[Indices], None],
+    whole_row: Callable[[Indices], None] | None = None,
 ) -> None:
-    """Loop over `shape`: threads outside, vectors along the last dimension."""
+    """Loop over `shape`: threads outside, vectors along the last dimension; `whole_row` computes
+    a row that is not shared between threads in loops of its own."""
     *outer, inner = shape or (1,)
     rows = math.prod(outer)
     if 0 in shape:
         return
 
     def row(at: Indices) -> None:
-        nest.strips(inner, lanes, lambda j: element((*at, j)))
+        if whole_row is None:
+            nest.strips(inner, lanes, lambda j: element((*at, j)))
+        else:
+            whole_row(at)
 
     if tasks == 1:
         loops(nest, outer, row)
