@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 
+import hornfels
+from hornfels import ops
 from hornfels.frontend import layers
 from hornfels.frontend.keras_tensor import KerasTensor
 from hornfels.ir.errors import ArgumentError, ShapeError
@@ -168,3 +171,20 @@ def test_an_embedding_of_given_rows():
 def test_refusals(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_gradients_in_bfloat16_are_as_exact_as_their_rounding():
+    """The cotangent of the logits is rounded, so that all products are of bf16."""
+    random = np.random.default_rng(0)
+    shape = (2, 16, 2, 8)
+    arrays = [random.standard_normal(shape).astype(ml_dtypes.bfloat16) for _ in range(4)]
+
+    def total(q, k, v, g):
+        return ops.sum(ops.cast(ops.dot_product_attention(q, k, v) * g, "float32"))
+
+    slopes = hornfels.grad(total, argnums=(0, 1, 2))
+    wide = slopes(*(x.astype(np.float32) for x in arrays))
+    for short, exact in zip(slopes(*arrays), wide, strict=True):
+        assert short.dtype == ml_dtypes.bfloat16
+        error = np.square(short.astype(np.float32) - exact).mean()
+        assert error <= np.square(exact).mean() * 2.0**-16  # half a unit is 2**-9 of a number
