@@ -22,7 +22,8 @@ A merge keeps one of these forms, which are what the native backend has loops fo
 - *moments*: a reduction whose last dimension is kept, and sums over deviations from its results,
   which need no pass of their own (`moments`).
 - *batch*: pointwise computations that share no arrays, of any sizes (`batches`).
-- *contraction or window*: one root that reads stored values, and pointwise nodes over its output
+- *contraction or window*: one root that reads stored values, or computes an operand of them as it
+  loads it (`prologue`), and pointwise nodes over its output
   shape whose further operands have that shape or are broadcasts; of convolutions and products also
   sums over all but the last axis, and what is computed of them (`sums`).
 - *opaque* or *region*: one node.

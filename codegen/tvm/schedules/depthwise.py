@@ -288,7 +288,7 @@ def _next_row(
 
         def pixel(i: Index) -> Stmt:
             def line(b: Index) -> Stmt:
-                return emit.prefetch(images.source[(n, row, first + i, b * lanes)], level=2)
+                return emit.fetch(images.source, (n, row, first + i, b * lanes), level=2)
 
             return emit.serial(-(-images.channels // lanes), line, "line")
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import tvm
 
 from .. import emit
-from ..emit import Buffer, Expr, Index, Stmt
+from ..emit import Buffer, Expr, Index, Operand, Stmt
 from ..target import Machine
 from .axis import Axis
 from .depthwise import Load, Place, over_ranges
@@ -370,10 +370,10 @@ class _Run:
         axis, stride = problem.axes[0], problem.axes[1].stride
         below = axis.element(outer[0] + 1, axis.taps - 1)
 
-        def fetch(buffer: Buffer, row: Index, first: Index, pixels: int) -> Stmt:
+        def fetch(operand: Operand, row: Index, first: Index, pixels: int) -> Stmt:
             def pixel(i: Index, v: Index) -> Stmt:
                 channel = self.part.first + v * self.part.lanes
-                return emit.prefetch(buffer[self.n, row, first + i, channel], level=2)
+                return emit.fetch(operand, (self.n, row, first + i, channel), level=2)
 
             return emit.serial(
                 pixels,
