@@ -12,7 +12,7 @@ is pointwise over the root's result; whatever is computed of the sums has one el
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 
 from ..ir.graph import Node, Value
 from .moments import centered
@@ -86,6 +86,9 @@ def fit_epilogue(
     nodes = members(inside, borders)
     if not all(n.op.kind == "elementwise" or n.op.name in _INSIDE for n in nodes if n is not root):
         return False
+    own = set(outputs)
+    if not all(_in_one_pass(node, sums, own, borders) for node in sums):
+        return False
     if any(centered(node, sums) for node in sums) and not _may_sample(root, rows):
         return False
     return agree(outputs, borders, rows)
@@ -100,6 +103,32 @@ def _by_channel(root: Node, rows: Rows) -> bool:
 def _fits(root: Node, node: Node, rows: Rows) -> bool:
     same = node.inputs[0].shape == root.output.shape and node.inputs[0].dtype.is_float
     return node.op.name == "reduce_sum" and same and rows_of(node) == rows
+
+
+def _in_one_pass(
+    node: Node, sums: Sequence[Node], outputs: Set[Value], borders: Collection[Value]
+) -> bool:
+    """Whether what a sum adds up is known before the other sums are."""
+    if centered(node, sums):
+        return True
+    pending, seen = list(node.inputs), set(node.inputs)
+    while pending:
+        value = pending.pop()
+        if value.node in sums:
+            return False
+        if value.node is None or (value in borders and _viewed(value) not in outputs):
+            continue
+        new = set(value.node.inputs) - seen
+        seen |= new
+        pending.extend(new)
+    return True
+
+
+def _viewed(value: Value) -> Value:
+    """What a value is a view of."""
+    while value.node is not None and value.node.op.name in VIEWS:
+        value = value.node.inputs[0]
+    return value
 
 
 def _may_sample(root: Node, rows: Rows) -> bool:

@@ -173,6 +173,21 @@ def test_of_several_taps_what_reads_further_arrays_is_a_pass_of_its_own():
     assert roots == ["conv_input_grad", "reduce_sum"]
 
 
+def test_a_sum_of_what_another_sum_decides_is_a_pass_of_its_own():
+    """As in the gradient of a normalization whose cotangent does not depend on the forward half."""
+    with Builder("weighted") as b:
+        x, w = b.input("x", f32(2, 9, 8, 5)), b.input("w", f32(1, 1, 5, 7))
+        y = get("conv")(x, w, **attributes(NONE))
+        g = b.input("g", y.type)
+        off = y - sugar.mean(y, (0, 1, 2), keepdims=True)
+        squares, weighted = (get("reduce_sum")(d, axes=(0, 1, 2)) for d in (off * off, off * g))
+        graph = b.finish({"squares": squares, "weighted": weighted})
+    first, *others = fusion.fuse(graph)
+    assert first.kernel.has_sums
+    assert others
+    check_graph(graph, arrays_for(graph), factor=4.0)
+
+
 def test_plans_run_in_place():
     """States may lie under sums, and gradients under what masks them."""
     dy, w, shape, attrs = GRADIENTS["one tap"]
