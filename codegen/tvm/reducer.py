@@ -113,6 +113,20 @@ class Space:
             positions.update(loads((value,), self.output_at(value, at), results))
         return sum(not p.is_affine for p in positions)
 
+    def are_side_by_side(self) -> bool:
+        """Whether all that is read of the last two loops lies in one run of memory."""
+        terms = [ix.Loop(_NO_VARIABLE, 0, p.extent - 1, 1) for p in self.loops]
+        at = dict(zip(self.loops, map(ix.of, terms), strict=True))
+        results = frozenset(n.output for n in self.nodes)
+        row, column = terms[-2:]
+        return all(
+            position.is_affine
+            and position.coefficient(row) == column.high + 1
+            and position.coefficient(column) == 1
+            for node in self.nodes
+            for position in loads((node.inputs[0],), self.operand_at(node, at), results)
+        )
+
     def _by_axis(self, at: At) -> dict[int, Index]:
         found: dict[int, Index] = {}
         for loop, index in at.items():

@@ -7,7 +7,8 @@ positions in memory allow it. Two forms, by the kind of the last loop, along whi
 - *columns*: the last loop is kept. A tile of neighbouring columns stays in registers while the
   reduced loops run; so the bias gradient over N, H, W reads its operand once, in order. If the
   operand does not fit the cache the tile is wide and lies in memory, for reading a few columns of
-  each row would use a part of each page only.
+  each row would use a part of each page only. Rows of a few columns are taken several at once,
+  so that they fill vectors; what the lanes of a column hold is combined at the end.
 
 Threads split the kept loops if these are long enough, else the reduced ones; then every task
 leaves partial results in the workspace, which are combined afterwards.
@@ -67,7 +68,7 @@ def reduction(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) ->
         if 0 in space.shape or not reduced:
             _trivial(reducer, kept)
         elif space.loops[-1].kept:
-            Columns(reducer, kept, reduced).run()
+            Columns(reducer, kept, reduced, at_once=_rows_at_once(reducer)).run()
         else:
             Rows(reducer, kept, reduced).run()
     return space.nest.finish()
@@ -102,8 +103,9 @@ class Columns:
     """The last loop is kept: tiles of columns."""
 
     def __init__(
-        self, reducer: Reducer, kept: list[Loop], reduced: list[Loop], tile: int | None = None
-    ) -> None:
+        self, reducer: Reducer, kept: list[Loop], reduced: list[Loop], tile: int | None = None,
+        at_once: int = 1,
+    ) -> None:  # fmt: skip
         self.reducer, self.nest = reducer, reducer.nest
         self.outer, self.last, self.reduced = kept[:-1], kept[-1], reduced
         registers = sum(len(a.dtypes) for a in reducer.accumulators)
@@ -114,10 +116,13 @@ class Columns:
         if tile is None and reducer.space.is_streamed and self.last.extent > self.tile:
             self.tile = max(self.tile, _WIDE // registers)
         is_wide = self.tile > self.unrolled
-        at_once = is_wide and reducer.light and self.last.extent not in _ONE_STREAM
-        self.together = 4 if at_once and reduced[-1].extent % 4 == 0 else 1
+        streams = is_wide and reducer.light and self.last.extent not in _ONE_STREAM
+        self.together = 4 if streams and reduced[-1].extent % 4 == 0 else 1
         self.steps = [loop.extent for loop in reduced]
-        self.steps[-1] //= self.together
+        self.steps[-1] //= self.together * at_once
+        self.at_once = at_once
+        if at_once > 1:
+            self.unrolled = at_once * self.last.extent
 
     def run(self) -> None:
         tasks = self.reducer.space.tasks
@@ -233,30 +238,58 @@ class Columns:
     ) -> Arrays:
         """Reduce the columns from `first` on; the results lie in the arrays."""
         reducer, nest = self.reducer, self.nest
-        arrays = reducer.arrays(columns)
+        size = columns * self.at_once
+        arrays = reducer.arrays(size)
         identities = reducer.identities()
-        self.vectors(columns, lambda place: reducer.put(arrays, place, identities))
-
-        def column(place: Index) -> dict[Loop, Index]:
-            return {**at, self.last: first + place}
+        self.vectors(size, lambda place: reducer.put(arrays, place, identities))
 
         def step(indices: Indices) -> None:
             *outer, last = indices
 
             def update(place: Index) -> None:
                 for row in range(self.together):
-                    here = dict(
-                        zip(self.reduced, (*outer, last * self.together + row), strict=True)
-                    )
-                    reducer.update(arrays, place, column(place) | here)
+                    taken, column = last * self.together + row, place
+                    if self.at_once > 1:
+                        taken, column = last * self.at_once + place // columns, place % columns
+                    here = dict(zip(self.reduced, (*outer, taken), strict=True))
+                    reducer.update(arrays, place, {**at, self.last: first + column} | here)
 
-            self.vectors(columns, update)
+            self.vectors(size, update)
 
         if outermost is None:
             loops(nest, self.steps, step)
         else:
             outermost(lambda i: loops(nest, self.steps[1:], lambda rest: step((i, *rest))))
+        for row in range(1, self.at_once):
+            self._join(arrays, columns, row)
         return arrays
+
+    def _join(self, arrays: Arrays, columns: int, row: int) -> None:
+        """Combine the partial results of the first row of lanes with those of another one."""
+        get, put = self.reducer.get, self.reducer.put
+
+        def join(place: Index) -> None:
+            other = get(arrays, place + row * columns)
+            put(arrays, place, self.reducer.combined(get(arrays, place), other))
+
+        self.vectors(columns, join)
+
+
+_AT_ONCE = 8  # vectors that rows of a few columns may fill
+
+
+def _rows_at_once(reducer: Reducer) -> int:
+    """How many rows of a few columns fill vectors together; 1 where rows are taken one by one."""
+    space, lanes = reducer.space, reducer.lanes
+    if len(space.loops) < 2 or space.loops[-2].kept or not reducer.light:
+        return 1
+    columns, rows = space.loops[-1].extent, space.loops[-2].extent
+    together = lanes // math.gcd(columns, lanes)
+    registers = sum(len(a.dtypes) for a in reducer.accumulators)
+    fits = together * columns * registers <= _AT_ONCE * lanes
+    if not fits or rows % together or rows < 4 * together or not space.are_side_by_side():
+        return 1
+    return together
 
 
 def combine_partials(

@@ -155,3 +155,35 @@ def test_positions_among_lowest_integers(dtype):
         graph = b.finish({"y": get("argmax")(x, axis=1), "z": get("argmin")(x, axis=0)})
     for value in (np.iinfo(dtype.numpy).min, np.iinfo(dtype.numpy).max, 0):
         check_graph(graph, {"x": np.full((6, 37), value, dtype.numpy)})
+
+
+FEW_COLUMNS = [
+    ((64, 3), (0,)), ((1600, 10), (0,)), ((8, 16, 16, 3), (0, 1, 2)), ((3, 320, 5), (1,)),
+    ((6, 64, 24), (0, 1)), ((320000, 3), (0,)), ((2, 640, 3, 4), (1,)), ((65, 3), (0,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "axes"), FEW_COLUMNS)
+def test_rows_of_a_few_columns_fill_vectors(shape, axes):
+    with Builder("few") as b:
+        x, bias = b.input("x", f32(*shape)), b.input("bias", f32(shape[-1]))
+        outputs = {n: get(n)(x * 2.0, axes=axes) for n in ("reduce_sum", "reduce_max")}
+        outputs["moved"] = get("reduce_sum")(x + bias, axes=axes)
+        outputs["first"] = get("argmax")(x, axis=axes[-1])
+        graph = b.finish(outputs)
+    check_graph(graph, arrays_for(graph), factor=20)
+
+
+@pytest.mark.parametrize("dtype", [f64, f16, bf16, i32, u8, boolean])
+def test_rows_of_a_few_columns_of_dtypes(dtype):
+    names = ("reduce_any", "reduce_all") if dtype is boolean else NUMBERS
+    with Builder("few") as b:
+        x = b.input("x", dtype(128, 5))
+        graph = b.finish({name: get(name)(x, axes=(0,)) for name in names})
+    check_graph(graph, arrays_for(graph), factor=4)
+
+
+def test_a_few_columns_read_whole_vectors():
+    body = only_kernel(reduced("reduce_sum", f32(4, 16, 16, 3), (0, 1, 2)))
+    text = str(lower_kernel(body, TARGET.machine))
+    assert not any(word in text for word in ("%", "//", "truncmod", "truncdiv"))
