@@ -2,6 +2,9 @@
 
 The total of each line along the axis stands in an array of its own, in f32 for f16 and bf16, so
 that rows of the operands are read in order whatever the axis is.
+
+Sums along the last axis go by vectors: a vector's own running sums take log2(lanes) shuffles and
+additions, and only one addition waits for the vector before.
 """
 
 from __future__ import annotations
@@ -10,14 +13,16 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from tvm import tirx
 
 from ....ir.graph import Node
 from ....ir.types import DType
+from .. import emit
 from .. import index as ix
-from ..emit import Buffer
+from ..emit import Buffer, Expr
 from ..evaluator import Evaluator
 from ..index import Index
-from ..math import Element, Math, carrier, constant, held, keep, rounded, store
+from ..math import Element, Math, carrier, constant, held, keep, rounded, storage, store
 from ..nest import Nest
 from ..target import Machine
 from .lines import Lines, over_lines
@@ -77,12 +82,50 @@ class _Running:
         start = constant(nest, self.dtype, _start(self.node.op.name, self.dtype))
         nest.strips(width, self.lanes, lambda j: nest.emit(keep(totals, row + j, start)))
 
-        def step(i: Index) -> None:
+        done = self._vectors(outer, totals) if width == lines.inner == 1 else 0
+
+        def step(rest: Index) -> None:
+            i = rest + done
             at = lines.size - 1 - i if self.node.attrs["reverse"] else i
             base = lines.at(outer, at, first)
             nest.strips(width, self.lanes, lambda j: self._element(totals, row + j, base + j))
 
-        nest.loop(lines.size, step)
+        nest.loop(lines.size - done, step)
+
+    def _vectors(self, outer: Index, totals: Buffer) -> int:
+        """Sum up whole vectors of a line, and say how many elements these were."""
+        nest, lines, lanes = self.nest, self.lines, self.lanes
+        count, dtype = lines.size // lanes, carrier(self.dtype)
+        plain = dtype == storage(self.dtype) and lanes & (lanes - 1) == 0 < lanes - 1
+        if self.node.op.name != "cumsum" or not plain or not count:
+            return 0
+        carry, all_lanes = nest.local(dtype, lanes), _ramp(ix.ZERO.expression(), lanes)
+        zero = tirx.Broadcast(tirx.const(0, dtype), lanes)
+        nest.emit(emit.store(carry, (all_lanes,), zero))
+        backwards = bool(self.node.attrs["reverse"])
+
+        def vector(s: Index) -> None:
+            first = s * lanes
+            if backwards:
+                first = lines.size - lanes - first
+            place = _ramp(lines.at(outer, first, ix.ZERO).expression(), lanes)
+            names = emit.Names()
+            own = names.of("own", tirx.BufferLoad(self.buffers[self.node.inputs[0]], [place]))
+            distance = 1
+            while distance < lanes:
+                own = names.of("own", own + _moved(own, zero, distance, lanes, backwards))
+                distance *= 2
+            before = names.of("before", tirx.BufferLoad(carry, [all_lanes]))
+            last = 0 if backwards else lanes - 1
+            total = tirx.Shuffle([own], [tirx.IntImm("int32", last)] * lanes)
+            names.emit(emit.store(carry, (all_lanes,), before + total))
+            names.emit(emit.store(self.buffers[self.node.output], (place,), own + before))
+            nest.emit(names.finish())
+
+        nest.loop(count, vector, name="vector")
+        total = tirx.BufferLoad(carry, [tirx.IntImm("int32", 0)])
+        nest.emit(emit.store(totals, (0,), total))
+        return count * lanes
 
     def _element(self, totals: Buffer, line: Index, flat: Index) -> None:
         nest, node = self.nest, self.node
@@ -97,3 +140,14 @@ class _Running:
         nest.emit(keep(totals, line, total))
         value = rounded(total)
         nest.emit(store(self.buffers[node.output], flat.expression(), value.expr, self.dtype))
+
+
+def _ramp(start: Expr, lanes: int) -> Expr:
+    return tirx.Ramp(start, tirx.IntImm("int32", 1), lanes)
+
+
+def _moved(vector: Expr, zero: Expr, distance: int, lanes: int, backwards: bool) -> Expr:
+    """Each lane of a vector in the lane that comes so far behind; zeros in the first ones."""
+    sources = [lane + distance if backwards else lane - distance for lane in range(lanes)]
+    picked = [source if 0 <= source < lanes else lanes for source in sources]
+    return tirx.Shuffle([vector, zero], [tirx.IntImm("int32", lane) for lane in picked])

@@ -71,3 +71,18 @@ def test_half_precision_sums_are_made_in_f32() -> None:
     got = check_graph(graph, {"x": x, "wraps": wraps}).outputs
     assert abs(float(got["y"][-1]) - 600 / 256) < 0.02
     assert got["w"].tolist() == [100, -56, 44]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", ["f32", "f64", "i32", "i64", "u8", "bf16"])
+def test_sums_by_vectors_and_the_rest_of_a_line(dtype: str, reverse: bool) -> None:
+    rng = np.random.default_rng(7)
+    arrays, outputs = {}, {}
+    with Builder() as b:
+        for size in (0, 1, 7, 8, 15, 16, 17, 33, 50):
+            x = rng.integers(0, 5, (3, size)).astype(DTYPES[dtype].numpy)
+            arrays[f"x{size}"] = x
+            v = b.input(f"x{size}", type_of(x))
+            outputs[f"y{size}"] = REGISTRY["cumsum"](v, axis=1, reverse=reverse)
+        graph = b.finish(outputs)
+    check_graph(graph, arrays)
