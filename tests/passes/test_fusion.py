@@ -390,7 +390,8 @@ def test_what_is_cast_lies_in_place_of_a_wider_cast():
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
 def test_a_derivative_that_is_no_wider_is_stored_in_place_of_the_product(dtype):
     """Its formula may be computed in f32."""
-    graph = parse(f"""graph slope(%a: bf16[8,4], %b: bf16[4,16], %c: {dtype}[8,4], %d: {dtype}[4,16]) {{
+    types = f"%a: bf16[8,4], %b: bf16[4,16], %c: {dtype}[8,4], %d: {dtype}[4,16]"
+    graph = parse(f"""graph slope({types}) {{
   %g: {dtype}[8,16] = matmul(%c, %d)
   %0: bf16[8,16] = matmul(%a, %b)
   %1: f32[8,16] = cast[dtype=f32](%0)
