@@ -13,6 +13,7 @@ from hornfels.passes.pipeline import make_plan, optimize
 PEAKS = {
     "mlp": 1_867_840,
     "cnn": 25_057_856,
+    "resnet": 149_093_568,
     "lstm": 47_649_856,
     "transformer": 152_081_472,
     "gru-text": 39_614_528,
