@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,6 +34,24 @@ def count_change() -> None:
 def changes() -> int:
     """How often `trainable` of something changed."""
     return _Changes.count
+
+
+class _Moves:
+    """Who moves an array, or reads or replaces one that moved, holds the lock.
+
+    One for all variables: a move is rare, and inside nothing else is waited for. The thread that
+    has it may ask again, since the collector may run a finalizer that assigns.
+    """
+
+    lock = threading.RLock()
+
+    @classmethod
+    def forked(cls) -> None:
+        """Have a lock that no thread of the parent process holds."""
+        cls.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_Moves.forked)
 
 
 class Residence(Protocol):
@@ -197,23 +217,30 @@ class Variable(ArrayOperators):
         return self._residence
 
     def move_to(self, residence: Residence) -> None:
-        """Leave the array, which `residence` has by now, to it alone."""
-        self._residence, self._array = residence, None  # in this order: others may be reading
+        """Give the array to `residence`, and leave it to it alone."""
+        with _Moves.lock:
+            residence.write(self, self.array)
+            self._residence, self._array = residence, None  # in this order: others may be reading
 
-    def move_home(self, array: np.ndarray) -> None:
-        """Hold this array, of the variable's shape and dtype, here again."""
-        self._array = _frozen(array)
-        self._residence = None
+    def move_home(self, residence: Residence) -> None:
+        """Hold the array here again, if `residence` has it."""
+        with _Moves.lock:
+            if self._residence is residence:
+                self._array = _frozen(residence.read(self))
+                self._residence = None
 
     @property
     def array(self) -> np.ndarray:
         """The array itself, read-only, where it is in the host's memory; else a copy of it."""
-        while True:
+        array = self._array
+        if array is not None:
+            return array
+        with _Moves.lock:
             array, residence = self._array, self._residence
-            if array is not None:
+            if array is not None:  # it came home meanwhile
                 return array
-            if residence is not None:
-                return residence.read(self)
+            assert residence is not None
+            return residence.read(self)
 
     def numpy(self) -> np.ndarray:
         """A copy of the array, from the device if it lives there."""
@@ -238,10 +265,11 @@ class Variable(ArrayOperators):
         array = as_array(value, self.type.dtype)
         if array.shape != self.shape:
             raise ShapeError(f"assign: variable {self._path!r} is {self.type}, got {array.shape}")
-        if self._residence is None:
-            self._array = _frozen(array)
-        else:
-            self._residence.write(self, array)
+        with _Moves.lock:
+            if self._residence is None:
+                self._array = _frozen(array)
+            else:
+                self._residence.write(self, array)
         return value
 
     def assign_add(self, value: Any) -> Any:

@@ -57,7 +57,7 @@ class Variable(Protocol):
 
     def move_to(self, residence: Residence) -> None: ...
 
-    def move_home(self, array: np.ndarray) -> None: ...
+    def move_home(self, residence: Residence) -> None: ...
 
     def numpy(self) -> np.ndarray: ...
 
@@ -117,7 +117,6 @@ class Device:
         for name, variable in moving.items():
             if self._held.get(name, variable) is not variable:
                 self._release(name)
-            self.state.write(name, variable.array)
             self._names[id(variable)] = name
             self._held[name] = variable
             variable.move_to(self)
@@ -127,8 +126,7 @@ class Device:
     def _release(self, name: str) -> None:
         """Send the variable of that name home, since another one takes its place."""
         variable = self._held[name]
-        if variable.residence is self:
-            variable.move_home(self.state.read(name))
+        variable.move_home(self)
         del self._held[name], self._names[id(variable)]
 
     def read(self, variable: Any) -> np.ndarray:

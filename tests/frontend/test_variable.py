@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -151,15 +153,49 @@ class Shelf:
 
 
 def test_a_residence_holds_the_array():
-    v = Variable(np.zeros(2, np.float32), name="v")
+    v = Variable(np.array([5, 6], np.float32), name="v")
     shelf = Shelf()
-    shelf.arrays["v"] = np.array([5, 6], np.float32)
     v.move_to(shelf)
     np.testing.assert_array_equal(v.numpy(), [5, 6])
     np.testing.assert_array_equal(v + 1, [6, 7])
     v.assign([1, 2])
     np.testing.assert_array_equal(shelf.arrays["v"], [1, 2])
     assert shelf.arrays["v"].dtype == np.float32
+    v.move_home(Shelf())  # which does not have it
+    assert v.residence is shelf
+    v.move_home(shelf)
+    shelf.arrays.clear()
+    np.testing.assert_array_equal(v.numpy(), [1, 2])
+
+
+@pytest.mark.parametrize("home", [True, False])
+def test_what_is_assigned_while_an_array_moves_is_not_lost(home):
+    """Another thread assigns after the array was copied and before the copy counts."""
+    v = Variable(np.zeros(2, np.float32), name="v")
+    assigning = threading.Thread(target=v.assign, args=([1, 2],), daemon=True)
+
+    def copied():
+        assigning.start()
+        assigning.join(0.1)  # it waits for the move
+
+    class Slow(Shelf):
+        def read(self, variable):
+            array = super().read(variable)
+            if home and not assigning.ident:
+                copied()
+            return array
+
+        def write(self, variable, array):
+            super().write(variable, array)
+            if not home and not assigning.ident:
+                copied()
+
+    shelf = Slow()
+    v.move_to(shelf)
+    if home:
+        v.move_home(shelf)
+    assigning.join()
+    np.testing.assert_array_equal(v.numpy(), [1, 2])
 
 
 def test_autocast_reads_floats_in_another_dtype():

@@ -81,6 +81,29 @@ def test_a_child_can_run_what_another_thread_ran(kind):
         thread.join()
 
 
+def test_a_child_can_assign_what_another_thread_moved():
+    """A thread of the parent is in the middle of a move, which all assignments wait for."""
+    moving, done = threading.Event(), threading.Event()
+
+    class Slow:
+        def read(self, variable: hf.Variable) -> np.ndarray:
+            raise AssertionError
+
+        def write(self, variable: hf.Variable, array: np.ndarray) -> None:
+            moving.set()
+            done.wait(120)
+
+    thread = threading.Thread(target=hf.Variable(0.0).move_to, args=(Slow(),))
+    thread.start()
+    try:
+        assert moving.wait(60)
+        other = hf.Variable(1.0)
+        assert in_a_child(lambda: float(other.assign_add(1.0)) == float(other) == 2.0)
+    finally:
+        done.set()
+        thread.join()
+
+
 def test_a_child_made_while_work_goes_on_ahead():
     """What began in the background is done before `fork`, so the child finds no lock held."""
     lock, entered = threading.Lock(), threading.Event()
