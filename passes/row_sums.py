@@ -71,11 +71,14 @@ def parts_of_rows(body: Graph) -> Parts:
 def reads_rightly(body: Graph) -> bool:
     """Whether rows are read by themselves alone, and sums behind all rows."""
     parts = parts_of_rows(body)
+    last = all(aligned for v, aligned in _last(parts) if v.type.size != 1)
+    return agree(parts.rows.outputs, (), body_rows(body)) and last
+
+
+def _last(parts: Parts) -> list[tuple[Value, bool]]:
+    """What is read behind all rows, and whether only at the column that is computed."""
     own = {n.output for n in parts.sums}
-    last = dict(accesses(parts.columns, own))
-    return agree(parts.rows.outputs, (), body_rows(body)) and all(
-        last.get(v, True) for v in own | set(body.inputs) if v.type.size != 1
-    )
+    return list(accesses([v for v in parts.columns if v not in own], own))
 
 
 def may_replace(body: Graph, output: Value, operand: Value) -> bool:
@@ -85,8 +88,7 @@ def may_replace(body: Graph, output: Value, operand: Value) -> bool:
     """
     parts = parts_of_rows(body)
     is_column = operand.type.size == parts.sums[0].output.type.size
-    own = {n.output for n in parts.sums}
-    last = [aligned for v, aligned in accesses(parts.columns, own) if v is operand]
+    last = [aligned for v, aligned in _last(parts) if v is operand]
     if output.type.size == parts.sums[0].output.type.size:
         return is_column and all(last)
     rows = body_rows(body)

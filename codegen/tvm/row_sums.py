@@ -43,17 +43,19 @@ def row_sums(body: Graph, buffers: Mapping[Value, Buffer], machine: Machine) -> 
     space = Space(parts.rows, buffers, machine)
     kept = [loop for loop in space.loops if loop.kept]
     reduced = [loop for loop in space.loops if not loop.kept]
-    _Summed(space, kept, reduced, parts).run()
+    _Summed(space, kept, reduced, parts, set(body.outputs)).run()
     return space.nest.finish()
 
 
 class _Summed(RowUnit):
     """Rows, one after another, whose elements are added up."""
 
-    def __init__(self, space: Space, kept: list[Loop], reduced: list[Loop], parts: Parts) -> None:
+    def __init__(
+        self, space: Space, kept: list[Loop], reduced: list[Loop], parts: Parts, outputs: set[Value]
+    ) -> None:
         super().__init__(space, kept, reduced)
         self.parts = parts
-        self.stored = [v for v in self.full if v in space.buffers]
+        self.stored = [v for v in self.full if v in outputs]  # others may be operands, added up
         self.length = math.prod(loop.extent for loop in reduced)
         self.pitch = -(-self.length // _PITCH) * _PITCH
         self.count = math.prod(loop.extent for loop in kept)
