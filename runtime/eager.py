@@ -22,6 +22,9 @@ class HostState:
     def write(self, name: str, array: np.ndarray) -> None:
         self.arrays[name] = np.array(array)
 
+    def forget(self, name: str) -> None:
+        self.arrays.pop(name, None)
+
     def names(self) -> Iterable[str]:
         return self.arrays
 

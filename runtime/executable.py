@@ -29,6 +29,9 @@ class State(Protocol):
     def write(self, name: str, array: np.ndarray) -> None:
         """Create the array, or replace it by one of the same shape and dtype."""
 
+    def forget(self, name: str) -> None:
+        """Drop the array, if there is one."""
+
     def names(self) -> Iterable[str]:
         """The names of all arrays."""
 

@@ -94,6 +94,11 @@ class OnnxState:
             np.copyto(held.array, array)
         self.versions[name] = next(_VERSIONS)
 
+    def forget(self, name: str) -> None:
+        self.current.pop(name, None)
+        self.spare.pop(name, None)
+        self.versions.pop(name, None)
+
     def names(self) -> Iterable[str]:
         return self.current
 

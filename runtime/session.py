@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
@@ -103,31 +104,49 @@ class Device:
     """Variables that live on a backend's device.
 
     A variable moves here when a step that needs it first runs here: the array on the device is
-    the only one from then on, and is copied back when somebody asks for it.
+    the only one from then on, and is copied back when somebody asks for it. Arrays of variables
+    that nobody has any longer, such as an old optimizer's, are dropped when others move here.
     """
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self._names: dict[int, str] = {}
-        self._held: dict[str, Variable] = {}
+        self._names: dict[int, str] = {}  # by the variables' ids
+        self._held: dict[str, weakref.ref[Variable]] = {}
 
     def hold(self, variables: Mapping[str, Variable]) -> None:
         """Bring the variables here, under these names."""
         moving = {n: v for n, v in variables.items() if v.residence is not self}
+        if not moving:
+            return
+        self._forget_the_dead()
         for name, variable in moving.items():
-            if self._held.get(name, variable) is not variable:
-                self._release(name)
+            self._release(name, unless=variable)
             self._names[id(variable)] = name
-            self._held[name] = variable
+            self._held[name] = weakref.ref(variable)
             variable.move_to(self)
-        if moving:
-            give_back()  # what held the arrays before
+        give_back()  # what held the arrays before
 
-    def _release(self, name: str) -> None:
+    def rename(self, variables: Mapping[str, Variable]) -> None:
+        """Send home what is here under other names than these."""
+        for name, variable in variables.items():
+            known = self._names.get(id(variable), name)
+            if known != name and self._held[known]() is variable:
+                self._release(known)
+
+    def _release(self, name: str, unless: Variable | None = None) -> None:
         """Send the variable of that name home, since another one takes its place."""
-        variable = self._held[name]
-        variable.move_home(self)
-        del self._held[name], self._names[id(variable)]
+        variable = self._held[name]() if name in self._held else None
+        if variable is not None and variable is not unless:
+            variable.move_home(self)
+            del self._held[name], self._names[id(variable)]
+
+    def _forget_the_dead(self) -> None:
+        alive = {name: held for name, held in self._held.items() if held() is not None}
+        for name in self._held.keys() - alive.keys():
+            self.state.forget(name)
+        self._held = alive
+        found = ((name, held()) for name, held in alive.items())
+        self._names = {id(variable): name for name, variable in found if variable is not None}
 
     def read(self, variable: Any) -> np.ndarray:
         return self.state.read(self._names[id(variable)])
@@ -236,10 +255,19 @@ class CompiledModel:
     def _traced(self, kind: str, types: Mapping[str, TensorType]) -> Step:
         key = (kind, self.model.trace_key(), tuple(sorted(types.items())))
         if key not in self._steps:
+            self._drop_old()
             with rare_collection():
                 graph, variables = self.model.trace(kind, types)
+            self.device.rename(variables)
             self._steps[key] = Step(graph, variables, self.backend, self._pool)
         return self._steps[key]
+
+    def _drop_old(self) -> None:
+        """Let go of the traces that are no longer what the model does, and their variables."""
+        now = self.model.trace_key()
+        self._steps = {key: step for key, step in self._steps.items() if key[1] == now}
+        self._ready = {key: found for key, found in self._ready.items() if key[1] == now}
+        self._open = {key: types for key, types in self._open.items() if key[1] == now}
 
     def _opened(self, kind: str, types: Mapping[str, TensorType]) -> Mapping[str, TensorType]:
         """The types with every size open that the model's declared inputs leave open."""

@@ -117,6 +117,12 @@ class TvmState:
         held[...] = array
         self._note(name)
 
+    def forget(self, name: str) -> None:
+        """Drop the array, if there is one; what kernels worked on is no longer theirs."""
+        self._arrays.pop(name, None)
+        self._written.pop(name, None)
+        self.version += 1
+
     def touch(self, names: frozenset[str]) -> None:
         """Note that a program writes these arrays where they lie."""
         self._note(names)

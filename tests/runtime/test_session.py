@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -168,6 +169,51 @@ def test_compiling_anew_gives_the_optimizer_a_new_state():
     fast.train_on_batch(x, y)
     assert int(model.optimizer.iterations.numpy()) == 1
     assert int(old.iterations.numpy()) == 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiling_anew_frees_the_old_optimizers_state(backend):
+    model, (x, y) = build(optimizer="adam"), data()
+    fast = hf.compile(model, backend=backend)
+    fast.train_on_batch(x, y)
+    fast.predict_on_batch(x)
+    before = set(fast.device.state.names())
+    slots = [weakref.ref(v) for v in model.optimizer.variables]
+    model.compile(optimizer=hf.optimizers.SGD(0.0), loss="mse")
+    fast.train_on_batch(x, y)
+    assert not any(slot() for slot in slots)
+    after = set(fast.device.state.names())
+    assert len(after) < len(before)
+    held = {v.path for v in [*model.weights, *model.optimizer.variables, *model.metrics_variables]}
+    assert after <= held
+    twin = hf.compile(model, backend="eager")
+    found = fast.predict_on_batch(x)
+    np.testing.assert_allclose(found, twin.predict_on_batch(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layers_of_one_name_are_told_apart_after_compiling_anew(backend):
+    """Which of their variables gets the shorter name depends on the first trace."""
+
+    class Twins(hf.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = (hf.layers.Dense(3, name="twin") for _ in range(2))
+
+        def call(self, x, training=False):
+            if training:
+                return self.one(x) - self.two(x)
+            return -self.two(x) + self.one(x)
+
+    model, (x, y) = Twins(), data()
+    model.compile(hf.optimizers.SGD(0.0), "mse")
+    fast = hf.compile(model, backend=backend)
+    fast.train_on_batch(x, y)
+    expected = model(x)
+    model.compile(hf.optimizers.SGD(0.0), "mse")
+    np.testing.assert_allclose(fast.predict_on_batch(x), expected, rtol=1e-5, atol=1e-6)
+    fast.train_on_batch(x, y)
+    np.testing.assert_allclose(fast.predict_on_batch(x), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
