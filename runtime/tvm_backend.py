@@ -21,6 +21,7 @@ from ..codegen.native.host import host_cores
 from ..codegen.native.memory import give_back
 from ..codegen.native.pool import pool_of
 from ..codegen.native.program import NativeProgram, Table, load, make_table
+from ..codegen.native.tvm_ahead import load_libraries
 from ..ir import Graph
 from ..ir.collector import rare_collection
 from ..ir.errors import ArgumentError, DTypeError, LoweringError, ShapeError
@@ -29,7 +30,6 @@ from .blocks import ALIGNMENT, Arena, Block, Claim, address_of
 from .cache_key import cache_key
 from .compile_cache import Compilation, current_cache
 from .executable import DEFAULTS, OPEN, BackendOptions
-from .tvm_ahead import load_libraries
 
 if TYPE_CHECKING:  # they import TVM, or much that a program from the cache does not need
     from ..codegen.tvm.lower import Choices, Compiled

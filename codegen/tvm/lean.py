@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from ...ir.collector import rare_collection
+from ..native.tvm_ahead import load_libraries
 
 _RELAX = "tvm.relax"
 _AUTOLOAD = "TVM_DEVICE_BACKEND_AUTOLOAD"
@@ -55,6 +56,7 @@ def import_tvm() -> None:
     """Import TVM, unless it is there."""
     if "tvm" in sys.modules:
         return
+    load_libraries()
     finder = _Without()
     sys.meta_path.insert(0, finder)
     try:

@@ -10,7 +10,7 @@ import sys
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-from hornfels.runtime.tvm_ahead import load_libraries
+from hornfels.codegen.native.tvm_ahead import load_libraries
 
 def mapped():
     lines = Path("/proc/self/maps").read_text().splitlines()
@@ -51,3 +51,32 @@ def test_neither_relax_nor_torch_is_imported_until_somebody_asks():
     assert is_whole
     assert devices == [False, True, None]
     assert refusal == "module 'tvm' has no attribute 'no_such_thing'"
+
+
+WAITING = """
+import sys, threading
+from hornfels.codegen.native import tvm_ahead
+
+begun, go = threading.Event(), threading.Event()
+load = tvm_ahead._load
+
+def slowly():
+    begun.set()
+    go.wait(60)
+    seen.append([name for name in ("tvm_ffi", "tvm") if name in sys.modules])
+    load()
+
+seen, tvm_ahead._load = [], slowly
+threading.Thread(target=tvm_ahead.load_libraries).start()
+begun.wait(60)
+threading.Timer(0.3, go.set).start()
+import hornfels.codegen.tvm
+print(seen[0], "tvm" in sys.modules)
+"""
+
+
+def test_who_imports_tvm_waits_until_its_libraries_are_loaded():
+    """TVM's tables are not guarded against two threads that register something."""
+    done = subprocess.run([sys.executable, "-P", "-c", WAITING], capture_output=True, text=True,
+                          env=os.environ, check=True)  # fmt: skip
+    assert done.stdout.split("\n")[0] == "[] True"

@@ -3,6 +3,9 @@
 Python keeps its lock while it loads a library, and TVM's compiler takes as long as a quarter of
 TVM's import. The C library's own function, called as a foreign one, gives the lock up; when TVM
 is imported, its libraries are there.
+
+What they register while they are loaded goes to tables that TVM does not guard, and so does what
+its Python modules register. So who imports TVM waits for a thread that loads them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import ctypes
 import importlib.util
 import os
 import sys
+import threading
 from pathlib import Path
 
 _LIBRARIES = (
@@ -21,10 +25,17 @@ _LIBRARIES = (
 """Packages, files in their folder `lib`, and the modes in which the packages load them."""
 
 
+_lock = threading.Lock()
+
+
 def load_libraries() -> None:
     """Load TVM's libraries as TVM will; where they lie elsewhere, that is left to TVM."""
-    if "tvm" in sys.modules:
-        return
+    with _lock:
+        if "tvm" not in sys.modules:
+            _load()
+
+
+def _load() -> None:
     load = ctypes.CDLL(None).dlopen
     load.argtypes, load.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_void_p
     for package, name, mode in _LIBRARIES:
