@@ -365,7 +365,8 @@ look:
 move:
   %set = getelementptr %worker, ptr %worker, i32 0, i32 4
   store %set zeroinitializer, ptr %here
-  call void @change(ptr %here)
+  %processor = call i32 @sched_getcpu()
+  call void @change(ptr %here, i32 %processor)
   %unknown = call i32 @pthread_getaffinity_np(i64 %handle, i64 128, ptr %set)
   %known = icmp eq i32 %unknown, 0
   br i1 %known, label %send, label %stays
@@ -409,9 +410,10 @@ move:
   store i32 0, ptr %moved_at
   %handle = load i64, ptr %worker
   %set = getelementptr %worker, ptr %worker, i32 0, i32 4
-  call void @change(ptr %set)
+  %processor = call i32 @sched_getcpu()          ; asked once: this thread may be moved meanwhile
+  call void @change(ptr %set, i32 %processor)
   call i32 @pthread_setaffinity_np(i64 %handle, i64 128, ptr %set)
-  call void @change(ptr %set)
+  call void @change(ptr %set, i32 %processor)
   call i32 @pthread_setaffinity_np(i64 %handle, i64 128, ptr %set)
   br label %next
 
@@ -419,9 +421,8 @@ done:
   ret void
 }
 
-; Take this thread's processor out of a set, or put it in.
-define internal void @change(ptr %set) {
-  %processor = call i32 @sched_getcpu()
+; Take a processor out of a set, or put it in.
+define internal void @change(ptr %set, i32 %processor) {
   %word = lshr i32 %processor, 6
   %inside = and i32 %word, 15
   %place = getelementptr i64, ptr %set, i32 %inside
