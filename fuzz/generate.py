@@ -22,7 +22,10 @@ BARRIER = "optimization_barrier"
 _BARRED = 9  # one graph in so many has a barrier
 
 STEPS = 3
-"""Runs of a graph, each with the state that the last one left."""
+"""Runs of a graph, each with the state that the last one left.
+
+The second finds what the first one kept of the weights; before the third these change.
+"""
 
 
 @dataclass(frozen=True)

@@ -144,10 +144,28 @@ Run = Callable[[Mapping[str, np.ndarray]], tuple[Arrays, Arrays]]
 """From inputs and state to outputs and new state."""
 
 
-def rounds(run: Run, arrays: Mapping[str, np.ndarray], steps: int) -> list[Arrays]:
-    """Results of some runs, each with the state that the last one left; updates as `new/...`."""
+def steady(graph: Graph) -> list[str]:
+    """The state that no run changes: weights, of which a program keeps what it computes."""
+    updated = {old.name for old, _ in graph.updates}
+    return [v.name for v in graph.state if v.name not in updated]
+
+
+def turned(array: np.ndarray) -> np.ndarray:
+    """The elements from the last to the first: another array, as valid as this one."""
+    return np.array(array.reshape(-1)[::-1].reshape(array.shape), order="C")
+
+
+def rounds(
+    run: Run, arrays: Mapping[str, np.ndarray], steps: int, weights: Sequence[str] = ()
+) -> list[Arrays]:
+    """Results of some runs, each with the state that the last one left; updates as `new/...`.
+
+    Before the last one somebody else changes the weights.
+    """
     held, found = dict(arrays), []
-    for _ in range(steps):
+    for step in range(steps):
+        if 0 < step == steps - 1:
+            held |= {name: turned(held[name]) for name in weights}
         outputs, updates = run(held)
         found.append(outputs | {f"new/{name}": a for name, a in updates.items()})
         held |= updates
@@ -164,7 +182,7 @@ def oracle_rounds(
             result = evaluate(graph, held)
         return result.outputs, result.updates
 
-    return rounds(run, arrays, steps)
+    return rounds(run, arrays, steps, steady(graph))
 
 
 @dataclass

@@ -15,7 +15,7 @@ from ..ir.settings import settings
 from ..passes.interpret import run_plan
 from ..passes.pipeline import PASSES, make_plan, optimize
 from ..runtime.executable import make_backend
-from .numerics import Arrays, rounds
+from .numerics import Arrays, rounds, steady, turned
 
 BACKENDS = ("eager", "plan", "onnx", "tvm")
 """`eager` is the oracle on the optimized graph, `plan` the same on the fused and planned one."""
@@ -43,14 +43,15 @@ class Variant:
                 "rewrite_limit": self.rewrite_limit}  # fmt: skip
 
     def run(self, graph: Graph, arrays: Mapping[str, np.ndarray], steps: int) -> list[Arrays]:
-        """The results of some runs."""
+        """The results of some runs, as `rounds` has them."""
+        weights = steady(graph)
         with settings(**self.settings):
             if self.backend == "eager":
                 optimized = optimize(graph)
-                return rounds(lambda held: _parts(evaluate(optimized, held)), arrays, steps)
+                return rounds(lambda at: _parts(evaluate(optimized, at)), arrays, steps, weights)
             if self.backend == "plan":
                 plan = make_plan(optimize(graph))
-                return rounds(lambda held: _parts(run_plan(plan, held)), arrays, steps)
+                return rounds(lambda at: _parts(run_plan(plan, at)), arrays, steps, weights)
             return self._compiled(graph, arrays, steps)
 
     def _compiled(self, graph: Graph, arrays: Mapping[str, np.ndarray], steps: int) -> list[Arrays]:
@@ -60,7 +61,10 @@ class Variant:
             state.write(v.name, arrays[v.name])
         inputs = {v.name: arrays[v.name] for v in graph.inputs}
         found = []
-        for _ in range(steps):
+        for step in range(steps):
+            if 0 < step == steps - 1:
+                for name in steady(graph):
+                    state.write(name, turned(arrays[name]))
             outputs = executable(state, inputs)
             updates = {f"new/{old.name}": state.read(old.name) for old, _ in graph.updates}
             found.append(dict(outputs) | updates)

@@ -14,7 +14,7 @@ from hornfels.__main__ import main
 from hornfels.fuzz.arrays import arrays_for
 from hornfels.fuzz.campaign import Campaign, Options, read_replay
 from hornfels.fuzz.check import check
-from hornfels.fuzz.generate import Recipe, generate
+from hornfels.fuzz.generate import STEPS, Recipe, generate
 from hornfels.fuzz.numerics import Undefined, expect
 from hornfels.fuzz.shrink import shrink, weight
 from hornfels.fuzz.slopes import slope_error
@@ -22,6 +22,8 @@ from hornfels.fuzz.variants import Variant, lacks, ops_of, variants_for
 from hornfels.fuzz.worker import Task, Worker
 from hornfels.ir import REGISTRY, evaluate, parse, verify
 from hornfels.ir.op import Reason
+from hornfels.runtime.blocks import Arena
+from hornfels.runtime.tvm_backend import TvmState
 
 SEEDS = range(30)
 """What every test run checks; `hornfels fuzz` does more."""
@@ -133,6 +135,37 @@ graph g(%x: i64[3]; %s: i64[3]) {
     assert expected.compare(found).step == 2
     found[2]["y"] = expected.exact[2]["y"].astype(np.int32)
     assert "is i32[3], not i64[3]" in expected.compare(found).text
+
+
+PREPARED = parse("""
+graph g(%x: f32[2,4]; %w: f32[4,4], %s: f32[4]) {
+  %0: f32[4] = exp(%s)
+  %1: f32[4,4] = broadcast[shape=(4, 4), axes=(1,)](%0)
+  %2: f32[4,4] = mul(%w, %1)
+  %3: f32[2,4] = matmul[transpose_a=False, transpose_b=False](%x, %2)
+  return y=%3
+}""")
+
+
+@pytest.mark.parametrize(("fault", "step"), [("stale", 2), ("lost", 1)])
+def test_what_is_kept_of_the_weights_is_looked_at(monkeypatch, fault, step):
+    """One program uses old values after the weights changed, another finds others than it kept."""
+    variant = Variant("tvm")
+    assert not check(PREPARED, 1, [variant], STEPS).failures
+    put = Arena.put
+
+    def lost(arena, claim, byte):
+        put(arena, claim, byte)
+        if not byte:
+            arena._block.bytes[claim.kept_at + 1 : claim.kept_at + claim.kept_bytes] = 0
+
+    if fault == "stale":
+        monkeypatch.setattr(TvmState, "changed_since", lambda state, clock, names: False)
+    else:
+        monkeypatch.setattr(Arena, "put", lost)
+    (failure,) = check(PREPARED, 1, [variant], STEPS).failures
+    assert failure.kind == "value"
+    assert f"of step {step} " in failure.text
 
 
 def test_what_rounding_decides_is_not_compared():
