@@ -93,20 +93,28 @@ def conv(
             return one_tap.forward(x, w, sizes, g.strides, machine, epilogue)
         if _sees_all(tuple(spatial), tuple(taps), sizes, g) and not isinstance(x, Computed):
             return _as_product(x, w, (batch, *sizes, total), machine, epilogue)
+    return _solve(_forward(x, w, sizes, g, machine, epilogue))
+
+
+def _forward(
+    x: Buffer, w: Buffer, sizes: Ints, g: Geometry, machine: Machine, epilogue: Epilogue
+) -> Correlation:
+    """A convolution with windows at so many positions."""
+    *taps, channels, total = emit.shape_of(w)
+    base, outputs = (0,) * len(taps), total // g.groups
     images = Images(
         x,
-        extent(sizes, (0,) * len(taps), g.strides, tuple(taps), g.kernel_dilation),
+        extent(sizes, base, g.strides, tuple(taps), g.kernel_dilation),
         tuple(low for low, _ in g.padding),
         g.input_dilation,
         accumulator(x, w),
         machine,
     )
-    outputs = total // g.groups
-    problem = Correlation(
+    return Correlation(
         images,
-        batch,
+        emit.shape_of(x)[0],
         sizes,
-        (0,) * len(taps),
+        base,
         g.strides,
         g.kernel_dilation,
         tuple(taps),
@@ -119,7 +127,6 @@ def conv(
         machine,
         w,
     )
-    return _solve(problem)
 
 
 def conv_input_grad(

@@ -72,66 +72,69 @@ def conv_kernel_grad(
     geometry, machine, epilogue
         As in `conv.conv`; the epilogue gets the whole sums.
     """
-    *taps, channels, total = kernel_shape
-    batch, *spatial, _ = emit.shape_of(x)
+    taps = kernel_shape[:-2]
     g, dtype = geometry, accumulator(x, dy)
     epilogue = epilogue or store_to(out)
     some = math.prod(emit.shape_of(x)) * math.prod(emit.shape_of(dy)) * math.prod(taps) > 0
-    if some and is_one_tap(tuple(taps), g) and emit.dtype_of(x) == emit.dtype_of(dy) == dtype:
+    if some and is_one_tap(taps, g) and emit.dtype_of(x) == emit.dtype_of(dy) == dtype:
         return one_tap.kernel_grad(x, dy, g.strides, machine, epilogue)
     offset = tuple(-low for low, _ in g.padding)
     if _is_plain(g, rank=2) and pays_for_kernel(x, dy, taps, offset, machine):
         return winograd_kernel_grad(KernelGradient(x, dy, offset, epilogue, machine))
-    sizes = positions(tuple(spatial), tuple(taps), g)
-    images = Images(
-        x,
-        extent(sizes, (0,) * len(taps), g.strides, tuple(taps), g.kernel_dilation),
-        tuple(low for low, _ in g.padding),
-        g.input_dilation,
-        dtype,
-        machine,
-    )
-    group = channels, total // g.groups
+    problem = _staged(x, dy, kernel_shape, g, machine, epilogue)
+    group = problem.channels, problem.outputs
     if some and (
         (group == (1, 1) and g.groups > 1) or is_grouped(g.groups, *group, machine.lanes(dtype))
     ):
-        return _depthwise(images, dy, sizes, tuple(taps), g, epilogue)
-    short = emit.dtype_of(x) == emit.dtype_of(dy) == bfloat.STORED
-    paired = short and bfloat.pairs_fit(machine)
-    if paired:
-        images = replace(images, dtype=bfloat.PAIR, pairs="images")
-        batch = -(-batch // 2)
-    problem = _Problem(
-        images,
-        dy,
-        batch,
-        sizes,
-        g,
-        tuple(taps),
-        channels,
-        total // g.groups,
-        machine,
-        epilogue,
-    )
+        return _depthwise(problem)
     if math.prod(kernel_shape) == 0:
         return emit.NOTHING
-    return bfloat.importing(_gradient(problem), machine) if paired else _gradient(problem)
+    short = emit.dtype_of(x) == emit.dtype_of(dy) == bfloat.STORED
+    if short and bfloat.pairs_fit(machine):
+        return bfloat.importing(_gradient(_in_pairs(problem)), machine)
+    return _gradient(problem)
 
 
-def _depthwise(
-    images: Images, dy: Buffer, sizes: Ints, taps: Ints, g: Geometry, epilogue: Epilogue
-) -> Stmt:
+def _staged(
+    x: Buffer, dy: Buffer, kernel_shape: Ints, g: Geometry, machine: Machine, epilogue: Epilogue
+) -> _Problem:
+    """The sum over all positions of images that are staged as windows see them."""
+    *kernel, channels, total = kernel_shape
+    taps = tuple(kernel)
+    batch, *spatial, _ = emit.shape_of(x)
+    sizes = positions(tuple(spatial), taps, g)
+    images = Images(
+        x,
+        extent(sizes, (0,) * len(taps), g.strides, taps, g.kernel_dilation),
+        tuple(low for low, _ in g.padding),
+        g.input_dilation,
+        accumulator(x, dy),
+        machine,
+    )
+    return _Problem(
+        images, dy, batch, sizes, g, taps, channels, total // g.groups, machine, epilogue
+    )
+
+
+def _in_pairs(problem: _Problem) -> _Problem:
+    """The same with products of pairs of images."""
+    images = replace(problem.images, dtype=bfloat.PAIR, pairs="images")
+    return replace(problem, images=images, batch=-(-problem.batch // 2))
+
+
+def _depthwise(p: _Problem) -> Stmt:
+    g, images = p.geometry, p.images
     staged = any(step != 1 for step in g.input_dilation)
     axes = tuple(
         Axis(count, k, 0 if staged else -low, stride, dilation, extent if staged else size)
         for count, k, low, stride, dilation, extent, size in zip(
-            sizes, taps, images.low, g.strides, g.kernel_dilation, images.extent, images.spatial,
-            strict=True,
+            p.sizes, p.taps, images.low, g.strides, g.kernel_dilation, images.extent,
+            images.spatial, strict=True,
         )
     )  # fmt: skip
-    group = (images.channels // g.groups, emit.shape_of(dy)[-1] // g.groups)
-    problem = DepthwiseGrad(images, dy, axes, images.machine, epilogue, group)
-    return depthwise_grad(problem, staged=staged)
+    group = (p.channels, p.outputs)
+    gradient = DepthwiseGrad(images, p.dy, axes, p.machine, p.epilogue, group)
+    return depthwise_grad(gradient, staged=staged)
 
 
 def _is_plain(g: Geometry, rank: int) -> bool:

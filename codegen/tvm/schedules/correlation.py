@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from .. import bfloat, emit
 from ..emit import Buffer, Expr, Index, Stmt
@@ -355,17 +356,18 @@ def _image(
 
     def panel(number: Index) -> Stmt:
         def row(at: Place) -> Stmt:
-            def tile(first: Index, count: int) -> Stmt:
+            def some(first: Index, count: int) -> Stmt:
                 def pixel(i: Index) -> Place:
                     place = (first + i // across, i % across) if merged else (first + i,)
                     return (*at, *place)
 
                 height = count * across if merged else count
-                return _tile(problem, stage, packed, task, n, number, height, pixel)
+                tile = _PanelTile(problem, stage, packed, task, n, number, height, pixel)
+                return tile.emit()
 
             if merged:
-                return for_row_tiles(problem.sizes[-2], tallest // across, tile)
-            return for_row_tiles(across, tallest, tile)
+                return for_row_tiles(problem.sizes[-2], tallest // across, some)
+            return for_row_tiles(across, tallest, some)
 
         if not outer or merged:
             return emit.nest(outer, row)
@@ -376,101 +378,122 @@ def _image(
     return emit.serial(panels[1], panel, "panel", panels[0])
 
 
-def _tile(
-    problem: Correlation,
-    stage: Stage,
-    packed: Buffer,
-    task: Index,
-    n: Index,
-    number: Index,
-    rows: int,
-    pixel: Callable[[Index], Place],
-) -> Stmt:
-    """One register tile: `rows` pixels x the outputs of panel `number`."""
-    lanes, paired = problem.machine.lanes(problem.dtype), bool(problem.images.pairs)
-    tile = Tile(rows, problem.vectors, lanes, problem.dtype, paired)
-    group = number // problem.panels if problem.groups > 1 else 0
-    panel = number - group * problem.panels if problem.groups > 1 else number
-    outer = problem.taps[:-1]
+@dataclass(frozen=True)
+class _PanelTile:
+    """One register tile: `rows` pixels of image `n` x the outputs of panel `number`.
 
-    def step_at(step: Step, tap: Place, channel: Index, rows: Sequence[int] | None = None) -> Stmt:
-        flat = _flat(tap[:-1], outer)
-        seen = group * problem.channels + channel
+    `pixel` gives the position of a row; the image lies where `task` staged it.
+    """
 
-        def left(row: int) -> Expr:
-            return stage.load(task, 0, n, problem.position(pixel(row), tap), seen)
+    problem: Correlation
+    stage: Stage
+    packed: Buffer
+    task: Index
+    n: Index
+    number: Index
+    rows: int
+    pixel: Callable[[Index], Place]
 
-        def right(vector: int) -> Expr:
-            run = tap[-1] * problem.channels + channel
-            return packed[number, flat, run, tile.ramp(vector * tile.lanes)]
+    @cached_property
+    def tile(self) -> Tile:
+        p = self.problem
+        return Tile(self.rows, p.vectors, p.machine.lanes(p.dtype), p.dtype, bool(p.images.pairs))
 
-        return step(left, right, rows)
+    @cached_property
+    def group(self) -> Index:
+        return self.number // self.problem.panels if self.problem.groups > 1 else 0
 
-    met = [problem.rows_met(range(rows), pixel, last) for last in range(problem.taps[-1])]
+    @cached_property
+    def panel(self) -> Index:
+        """The panel's number in its group."""
+        p = self.problem
+        return self.number - self.group * p.panels if p.groups > 1 else self.number
 
-    def shared(sums: Buffer) -> Stmt:
+    @cached_property
+    def met(self) -> list[list[int]]:
+        """The rows that see an element through each tap of the last axis."""
+        p = self.problem
+        return [p.rows_met(range(self.rows), self.pixel, last) for last in range(p.taps[-1])]
+
+    def emit(self) -> Stmt:
+        """Sum up and store."""
+        if _shares(self.problem, self.rows):
+            return self.tile.accumulate(self._shared, self._finish)
+        return self.tile.reduce(self._loops, self._finish)
+
+    def _image(self, row: int, tap: Place, channel: Index) -> Expr:
+        place = self.problem.position(self.pixel(row), tap)
+        seen = self.group * self.problem.channels + channel
+        return self.stage.load(self.task, 0, self.n, place, seen)
+
+    def _weights(self, tap: Place, channel: Index, vector: int) -> Expr:
+        flat = _flat(tap[:-1], self.problem.taps[:-1])
+        run = tap[-1] * self.problem.channels + channel
+        return self.packed[self.number, flat, run, self.tile.ramp(vector * self.tile.lanes)]
+
+    def _over_taps(self, along: Callable[[Place], Stmt]) -> Stmt:
+        """`along` for each row of taps that meets the image."""
+        return _over_ranges(
+            self.problem.outer_taps(self.pixel(0), self.pixel(self.rows - 1)), along
+        )
+
+    def _shared(self, sums: Buffer) -> Stmt:
         """Narrow results: a pixel is loaded once for all taps of a row that see it."""
+        p = self.problem
 
         def along(head: Place) -> Stmt:
-            flat = _flat(head, outer)
-
             def term(c: Index) -> Stmt:
                 def left(row: int, tap: int) -> Expr:
-                    place = problem.position(pixel(row), (*head, tap))
-                    return stage.load(task, 0, n, place, group * problem.channels + c)
+                    return self._image(row, (*head, tap), c)
 
-                rights = [
-                    packed[number, flat, tap * problem.channels + c, tile.ramp(0)]
-                    for tap in range(problem.taps[-1])
-                ]
-                return tile.products(
-                    sums, rights, [(left(*uses[0]), uses) for uses in _uses(problem, rows, met)]
-                )
+                rights = [self._weights((*head, tap), c, 0) for tap in range(p.taps[-1])]
+                uses = _uses(p, self.rows, self.met)
+                return self.tile.products(sums, rights, [(left(*some[0]), some) for some in uses])
 
-            return emit.serial(problem.channels, term, "c")
+            return emit.serial(p.channels, term, "c")
 
-        return _over_ranges(problem.outer_taps(pixel(0), pixel(rows - 1)), along)
+        return self._over_taps(along)
 
-    def loops(step: Step) -> Stmt:
-        def along(head: Place) -> Stmt:
-            if any(len(some) < rows for some in met):
-                return emit.seq(
-                    *(
-                        emit.serial(
-                            problem.channels, lambda c, t=t: step_at(step, (*head, t), c, met[t])
-                        )
-                        for t in range(problem.taps[-1])
-                        if met[t]
-                    )
-                )
-            if problem.fused:
-                length = problem.taps[-1] * problem.channels
-                return emit.serial(length, lambda run: step_at(step, (*head, 0), run), "run")
-            return emit.nest(
-                (problem.taps[-1], problem.channels),
-                lambda at: step_at(step, (*head, at[0]), at[1]),
+    def _loops(self, step: Step) -> Stmt:
+        """All taps and channels, one after the other."""
+        p, met = self.problem, self.met
+
+        def term(tap: Place, channel: Index, rows: Sequence[int] | None = None) -> Stmt:
+            return step(
+                lambda row: self._image(row, tap, channel),
+                lambda vector: self._weights(tap, channel, vector),
+                rows,
             )
 
-        ranges = problem.outer_taps(pixel(0), pixel(rows - 1))
-        return _over_ranges(ranges, along)
+        def one(head: Place, t: int) -> Stmt:
+            return emit.serial(p.channels, lambda c: term((*head, t), c, met[t]))
 
-    def finish(sums: Buffer) -> Stmt:
-        first = group * problem.outputs + panel * problem.width
+        def along(head: Place) -> Stmt:
+            if any(len(some) < self.rows for some in met):
+                return emit.seq(*(one(head, t) for t in range(p.taps[-1]) if met[t]))
+            if p.fused:
+                return emit.serial(
+                    p.taps[-1] * p.channels, lambda run: term((*head, 0), run), "run"
+                )
+            return emit.nest((p.taps[-1], p.channels), lambda at: term((*head, at[0]), at[1]))
+
+        return self._over_taps(along)
+
+    def _finish(self, sums: Buffer) -> Stmt:
+        """Store what the epilogue makes of the sums."""
+        p, tile = self.problem, self.tile
+        first = self.group * p.outputs + self.panel * p.width
 
         def target(row: Index, lane: Index) -> Place:
-            return problem.target(n, pixel(row), first + lane)
+            return p.target(self.n, self.pixel(row), first + lane)
 
         def write(valid: list[int]) -> Stmt:
-            return finish_tile(tile, sums, valid, target, problem.epilogue)
+            return finish_tile(tile, sums, valid, target, p.epilogue)
 
-        full, last = valid_lanes(problem.outputs, problem.width, tile.lanes)
+        full, last = valid_lanes(p.outputs, p.width, tile.lanes)
         if full == last:
             return write(full)
-        return emit.when(emit.equal(panel, problem.panels - 1), write(last), write(full))
-
-    if _shares(problem, rows):
-        return tile.accumulate(shared, finish)
-    return tile.reduce(loops, finish)
+        return emit.when(emit.equal(self.panel, p.panels - 1), write(last), write(full))
 
 
 def _shares(problem: Correlation, rows: int) -> bool:
