@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,43 +79,30 @@ def fit(
     _require_counts(epochs=epochs, initial_epoch=initial_epoch, least=0)
     _require_counts(steps_per_epoch=steps_per_epoch, validation_steps=validation_steps)
     _require_epochs(validation_freq)
-    model: Any = compiled.model
     train = _source(compiled, x, y, sample_weight, batch_size, class_weight)
     held_out = _validation(compiled, validation_data, validation_batch_size or batch_size)
     if validation_split:
-        if not isinstance(train, Examples) or held_out is not None:
-            raise ArgumentError("validation_split needs arrays and excludes validation_data")
-        train, held_out = train.split(validation_split)
-        if validation_batch_size:
-            held_out = Examples(held_out.arrays, validation_batch_size, held_out.random)
+        train, held_out = _split(train, held_out, validation_split, validation_batch_size)
     if isinstance(held_out, Examples):  # what is wrong with them shows before training starts
         compiled.step("test", {name: type_of(array) for name, array in held_out.arrays.items()})
-        model.check(held_out.arrays)
+        compiled.model.check(held_out.arrays)
     display = ProgressDisplay(verbose)
     history = History()
+    model: Any = compiled.model
     hooks = CallbackList([history, *_listed(callbacks), display], model, epochs=epochs,
                          steps=steps_per_epoch or train.steps(), verbose=verbose)  # fmt: skip
     model.stop_training = False
     model.history = history
-    logs: dict[str, float] = {}
+
+    def validate(epoch: int) -> dict[str, float]:
+        if held_out is None or not _is_due(epoch + 1, validation_freq):
+            return {}
+        found = _test(compiled, held_out, validation_steps, hooks)
+        return {f"val_{name}": value for name, value in found.items()}
+
+    numbers = range(initial_epoch, epochs)
     try:
-        hooks.on_train_begin()
-        batches: Iterator[Batch] | None = None
-        for epoch in range(initial_epoch, epochs):
-            hooks.on_epoch_begin(epoch)
-            if batches is None or steps_per_epoch is None:
-                batches = _prepared(compiled, "train", train, shuffle)
-            logs, steps = _train_epoch(compiled, batches, steps_per_epoch, hooks)
-            if steps_per_epoch is not None and steps < steps_per_epoch:
-                batches = None  # they ran out: the next epoch begins anew
-            if held_out is not None and _is_due(epoch + 1, validation_freq):
-                found = _test(compiled, held_out, validation_steps, hooks)
-                logs |= {f"val_{name}": value for name, value in found.items()}
-            hooks.on_epoch_end(epoch, logs)
-            if model.stop_training:
-                break
-        compiled.model.finish_training()
-        hooks.on_train_end(logs)
+        _train(compiled, train, numbers, steps_per_epoch, shuffle, hooks, validate)
     finally:
         display.close()
     return history
@@ -243,6 +230,44 @@ def _prepared(compiled: CompiledModel, kind: str, source: Source, shuffle: bool)
         if index == 0:
             compiled.prepare(kind, batch, source.batch_sizes() or (size_of_batch(batch),))
         yield batch
+
+
+def _split(
+    train: Source, held_out: Source | None, share: float, batch_size: int | None
+) -> tuple[Source, Source]:
+    """What to train on, and the share at its end that is held out."""
+    if not isinstance(train, Examples) or held_out is not None:
+        raise ArgumentError("validation_split needs arrays and excludes validation_data")
+    train, rest = train.split(share)
+    return train, Examples(rest.arrays, batch_size, rest.random) if batch_size else rest
+
+
+def _train(
+    compiled: CompiledModel,
+    train: Source,
+    epochs: range,
+    steps_per_epoch: int | None,
+    shuffle: bool,
+    hooks: CallbackList,
+    validate: Callable[[int], dict[str, float]],
+) -> None:
+    """All epochs; `validate` gives what an epoch's logs have beside those of training."""
+    logs: dict[str, float] = {}
+    hooks.on_train_begin()
+    batches: Iterator[Batch] | None = None
+    for epoch in epochs:
+        hooks.on_epoch_begin(epoch)
+        if batches is None or steps_per_epoch is None:
+            batches = _prepared(compiled, "train", train, shuffle)
+        logs, steps = _train_epoch(compiled, batches, steps_per_epoch, hooks)
+        if steps_per_epoch is not None and steps < steps_per_epoch:
+            batches = None  # they ran out: the next epoch begins anew
+        logs |= validate(epoch)
+        hooks.on_epoch_end(epoch, logs)
+        if compiled.model.stop_training:
+            break
+    compiled.model.finish_training()
+    hooks.on_train_end(logs)
 
 
 def _train_epoch(
