@@ -29,6 +29,13 @@ def is_scalar_constant(value: Value) -> bool:
     return value.is_constant and value.type.size == 1
 
 
+def viewed(value: Value) -> Value:
+    """What a value is a view of; itself for what is no view."""
+    while value.node is not None and value.node.op.name in VIEWS:
+        value = value.node.inputs[0]
+    return value
+
+
 def members(outputs: Sequence[Value], borders: Collection[Value]) -> tuple[Node, ...]:
     """The nodes that compute `outputs` from values in `borders`, in running order.
 

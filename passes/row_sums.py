@@ -19,7 +19,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..ir.graph import Graph, Node, Value
-from .outline import VIEWS, accesses, members
+from .outline import VIEWS, accesses, members, viewed
 from .rows import Rows, agree, body_rows, rows_of, visits
 
 LEAST_BYTES = 1 << 18
@@ -132,7 +132,8 @@ def fit_columns(
     if not all(n.op.kind == "elementwise" or n.op.name in _INSIDE for n in inside):
         return False
     wanted = [*(v for v in outputs if v.type.size != rows.length), *(n.inputs[0] for n in sums)]
-    return agree(wanted, borders, rows)
+    behind = {*columns, *own}
+    return agree(wanted, {v for v in borders if viewed(v) not in behind}, rows)
 
 
 def _is_plain(rows: Rows) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence, Set
 
 from ..ir.graph import Node, Value
 from .moments import centered
-from .outline import VIEWS, members
+from .outline import VIEWS, members, viewed
 from .rows import Rows, agree, rows_of
 
 SUMMING = frozenset({"conv", "conv_input_grad", "matmul"})
@@ -116,19 +116,12 @@ def _in_one_pass(
         value = pending.pop()
         if value.node in sums:
             return False
-        if value.node is None or (value in borders and _viewed(value) not in outputs):
+        if value.node is None or (value in borders and viewed(value) not in outputs):
             continue
         new = set(value.node.inputs) - seen
         seen |= new
         pending.extend(new)
     return True
-
-
-def _viewed(value: Value) -> Value:
-    """What a value is a view of."""
-    while value.node is not None and value.node.op.name in VIEWS:
-        value = value.node.inputs[0]
-    return value
 
 
 def _may_sample(root: Node, rows: Rows) -> bool:

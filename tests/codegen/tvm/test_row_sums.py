@@ -126,6 +126,20 @@ def test_sums_whose_results_rows_read_stay_outside():
     check_graph(graph, arrays_for(graph), factor=4)
 
 
+@pytest.mark.parametrize("dims", [(30, 20), (3, 10, 20)])
+def test_sums_of_what_another_sum_decides_stay_outside(dims):
+    """Batch normalization behind a softmax: deviations wait for the mean over all rows."""
+    with Builder("normalized") as b:
+        x, axes = b.input("x", f32(*dims)), tuple(range(len(dims) - 1))
+        e = get("exp")(x)
+        p = e / e.sum(-1, keepdims=True)
+        mean = sugar.mean(p, axes, keepdims=True)
+        variance = sugar.mean((p - mean) * (p - mean), axes)
+        graph = optimize(b.finish({"p": p, "mean": mean, "deviation": get("sqrt")(variance)}))
+    check_plan(make_plan(graph))
+    check_graph(graph, arrays_for(graph), factor=10)
+
+
 def test_a_mean_is_exact_where_rows_are_many():
     """Sums of half types are added up in f32."""
     graph = backward(rms_norm, 4000, 8, dtype=bf16)
