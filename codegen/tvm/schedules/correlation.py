@@ -95,8 +95,11 @@ class Correlation:
         """In which products are summed."""
         return "float32" if self.images.pairs else self.images.dtype
 
-    def factor(self, tap: Place, group: Index, c: Index, o: Index) -> Expr:
-        """A weight as it is multiplied; of images in pairs, of the `c`-th pair of channels."""
+    def factor(self, tap: Place, group: Index, c: Index, o: Index, lanes: int = 1) -> Expr:
+        """A weight, or so many, as multiplied; of images in pairs, of the `c`-th pair of channels.
+
+        Master weights in f32 beside images in bf16 count as rounded.
+        """
         if self.images.pairs:
             machine = self.machine
             low, high = (
@@ -104,9 +107,10 @@ class Correlation:
             )
             return bfloat.join(low, high)
         value = self.weight(tap, group, c, o)
-        if emit.dtype_of(self.images.source) == bfloat.STORED and str(value.ty) == "float32":
-            value = bfloat.rounded(value)  # a master weight
-        return cast(value, self.dtype)
+        short = emit.dtype_of(self.images.source) == bfloat.STORED
+        if short and str(value.ty).startswith("float32"):
+            value = bfloat.rounded(value)
+        return cast(value, self.dtype, lanes)
 
     @property
     def work(self) -> int:

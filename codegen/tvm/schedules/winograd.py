@@ -33,7 +33,6 @@ from .minimal import POINTS, RESULTS, TAPS, of_input, of_taps, planar, to_result
 from .tile import (
     UNROLLED_EPILOGUE,
     Tile,
-    cast,
     for_row_tiles,
     max_rows,
     tasks_for,
@@ -254,8 +253,8 @@ def _transform_taps(
             start = (at[0] * TAPS + at[1]) * lanes
 
             def lane(position: Index) -> Stmt:
-                value = weights.problem.weight(at, 0, place[2], output + position)
-                return emit.store(taps, (start + position,), cast(value, "float32"))
+                value = weights.problem.factor(at, 0, place[2], output + position)
+                return emit.store(taps, (start + position,), value)
 
             def blank(position: Index) -> Stmt:
                 return emit.store(taps, (start + count + position,), emit.constant(0, "float32"))
@@ -275,8 +274,8 @@ def _transform_block(weights: _Weights, place: tuple[Index, Index, Index], outpu
         def read(at: tuple[Index, ...]) -> Stmt:
             start = (at[0] * TAPS + at[1]) * lanes
             return emit.transpose_block(
-                lambda row, columns: cast(
-                    weights.problem.weight(at, 0, first + columns, output + row), "float32", lanes
+                lambda row, columns: weights.problem.factor(
+                    at, 0, first + columns, output + row, lanes
                 ),
                 lambda column, rows, value: emit.store(
                     taps, ((start + column) * lanes + rows,), value
