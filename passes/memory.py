@@ -371,19 +371,6 @@ def _pack_in_order(buffers: Sequence[Buffer]) -> int:
     return int(tops.max(initial=0))
 
 
-def lower_bound(buffers: Iterable[Buffer]) -> int:
-    """The most bytes in use at any time: no packing can need less."""
-    changes: dict[int, int] = {}
-    for buffer in buffers:
-        changes[buffer.start] = changes.get(buffer.start, 0) + align(buffer.nbytes)
-        changes[buffer.end + 1] = changes.get(buffer.end + 1, 0) - align(buffer.nbytes)
-    used = peak = 0
-    for time in sorted(changes):
-        used += changes[time]
-        peak = max(peak, used)
-    return peak
-
-
 def _place(homes: _Homes, order: Sequence[int]) -> Plan:
     storages, graph = homes.storages, homes.graph
     slots = dict(homes.slots)

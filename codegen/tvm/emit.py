@@ -548,11 +548,6 @@ def workspace_bytes(function: PrimFunc) -> int:
     return int(function.attrs[WORKSPACE])
 
 
-def is_parallel(function: PrimFunc) -> bool:
-    """Return whether a kernel starts a parallel region."""
-    return bool(function.attrs[PARALLEL])
-
-
 def rebuilt(statement: Stmt, rewrite: Callable[[Stmt], Stmt]) -> Stmt:
     """A statement with the statements in it rewritten; itself if that changes none of them.
 

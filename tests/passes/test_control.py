@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from packing import lower_bound
 from random_graphs import assert_same, random_arrays
 from random_regions import random_regions
 
@@ -15,7 +16,6 @@ from hornfels.ir.op import get
 from hornfels.ir.types import TensorType, boolean, f32, i32
 from hornfels.passes import memory
 from hornfels.passes.interpret import run_plan
-from hornfels.passes.memory import lower_bound
 from hornfels.passes.pipeline import PIPELINE, make_plan, optimize, stage_text
 from hornfels.passes.plan import ALIGNMENT, Plan, RegionCall, align
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 import training_graphs
+from packing import lower_bound
 from random_graphs import assert_same, random_arrays, random_graph
 
 from hornfels.ir import evaluate, parse
@@ -14,7 +15,7 @@ from hornfels.ir.types import f64
 from hornfels.passes import memory
 from hornfels.passes.fusion import fuse
 from hornfels.passes.interpret import run_plan
-from hornfels.passes.memory import Buffer, lower_bound, pack
+from hornfels.passes.memory import Buffer, pack
 from hornfels.passes.pipeline import make_plan, optimize
 from hornfels.passes.plan import ALIGNMENT, Plan, align
 

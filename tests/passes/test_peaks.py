@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from packing import lower_bound
 
 import hornfels as hf
 from hornfels.benchmarks.models import BENCH_MODELS
 from hornfels.passes import memory
-from hornfels.passes.memory import lower_bound
 from hornfels.passes.pipeline import make_plan, optimize
 
 PEAKS = {

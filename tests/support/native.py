@@ -90,3 +90,8 @@ def declare(name: str, array: np.ndarray) -> Buffer:
     """Declare the buffer that an array fills."""
     dtype = "uint16" if array.dtype == ml_dtypes.bfloat16 else str(array.dtype)
     return emit.buffer(name, array.shape, dtype)
+
+
+def is_parallel(function: PrimFunc) -> bool:
+    """Whether a kernel starts a parallel region."""
+    return bool(function.attrs[emit.PARALLEL])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from native import TARGET
+from native import TARGET, is_parallel
 from native_graph import arrays_for, check_graph, compiled
 
-from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.lower import lower_kernel
 from hornfels.ir import Builder, Graph, sugar
 from hornfels.ir.types import bf16, f32, f64
@@ -49,8 +48,8 @@ def test_the_work_of_all_is_split_over_threads():
     """None of them would be worth it alone."""
     graph = updates(*[f32(150, 100)] * 12)
     (call,) = fuse(graph)
-    is_parallel = emit.is_parallel(lower_kernel(call.kernel, TARGET.machine))
-    assert is_parallel == (TARGET.machine.cores > 1)
+    found = is_parallel(lower_kernel(call.kernel, TARGET.machine))
+    assert found == (TARGET.machine.cores > 1)
     check_graph(graph, arrays_for(graph))
 
 

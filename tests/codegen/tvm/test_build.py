@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native import TARGET, aligned, run_function
+from native import TARGET, aligned, is_parallel, run_function
 from tvm import tirx
 
 from hornfels.codegen.tvm import emit
@@ -109,7 +109,7 @@ def test_parallel_loops_cover_everything():
         101, lambda i: emit.strips(33, 16, lambda j: emit.store(x, (i, j), x[i, j] + 1.0))
     )
     function = emit.kernel("k", [x], body)
-    assert emit.is_parallel(function)
+    assert is_parallel(function)
     array = aligned(np.arange(101 * 33, dtype=np.float32).reshape(101, 33))
     expected = array + 1
     run_function(function, [array])

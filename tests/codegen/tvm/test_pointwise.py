@@ -6,10 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from native import TARGET
+from native import TARGET, is_parallel
 from native_graph import arrays_for, check_graph, compiled, only_kernel
 
-from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.lower import lower_kernel
 from hornfels.codegen.tvm.pointwise import lanes_for, loop_shape, pieces_of, vectors_at_once
 from hornfels.ir import Builder, Graph, sugar
@@ -75,7 +74,7 @@ def test_a_bias_makes_rows_and_columns_even_behind_a_reshape():
 def test_only_large_work_is_split_over_threads(size):
     kernel = max((call.kernel for call in fuse(adam(size))), key=lambda k: len(k.body.outputs))
     function = lower_kernel(kernel, TARGET.machine)
-    assert emit.is_parallel(function) == (size > 8 and TARGET.machine.cores > 1)
+    assert is_parallel(function) == (size > 8 and TARGET.machine.cores > 1)
 
 
 @pytest.mark.parametrize("shape", [(1 << 18,), (3, 70001), (400, 500), (2, 3, 50001), (90001, 3)])

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native import TARGET
+from native import TARGET, is_parallel
 from native_graph import arrays_for, check_graph, compiled, run_compiled
 
 import hornfels as hf
-from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.lower import lower_kernel
 from hornfels.ir import Builder, Graph, Value, sugar
 from hornfels.ir.op import get
@@ -161,7 +160,7 @@ def test_every_thread_computes_its_own():
     graph = forward(f32(4, 64, 64, 32), f32(1, 1, 32, 24), **attributes())
     call = fusion.fuse(graph)[-1]
     assert isinstance(call, Call)
-    assert emit.is_parallel(lower_kernel(call.kernel, TARGET.machine))
+    assert is_parallel(lower_kernel(call.kernel, TARGET.machine))
     check_graph(graph, arrays_for(graph), factor=40)
 
 

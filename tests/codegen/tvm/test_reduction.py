@@ -6,10 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from native import TARGET
+from native import TARGET, is_parallel
 from native_graph import arrays_for, check_graph, compiled, only_kernel
 
-from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.lower import lower_kernel
 from hornfels.ir import Builder, Graph, sugar
 from hornfels.ir.op import get
@@ -67,7 +66,7 @@ def test_truth_values(shape):
 @pytest.mark.parametrize("shape", [(300000,), (300001,), (512 * 1024 + 5,)])
 def test_long_sums_are_split_over_threads(shape):
     graph = reduced("reduce_sum", f32(*shape), (0,))
-    assert emit.is_parallel(lower_kernel(only_kernel(graph), TARGET.machine)) == (
+    assert is_parallel(lower_kernel(only_kernel(graph), TARGET.machine)) == (
         TARGET.machine.cores > 1
     )
     check_graph(graph, arrays_for(graph), factor=100)

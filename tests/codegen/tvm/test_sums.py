@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native import TARGET
+from native import TARGET, is_parallel
 from native_graph import arrays_for, check_graph, compiled, only_kernel, run_compiled
 
-from hornfels.codegen.tvm import emit
 from hornfels.codegen.tvm.lower import lower_kernel
 from hornfels.ir import Builder, Graph, sugar
 from hornfels.ir.op import get
@@ -79,7 +78,7 @@ def test_statistics(case):
 
 def test_tasks_have_sums_of_their_own():
     graph = normalized(f32(4, 40, 40, 16), f32(3, 3, 16, 24), **attributes(SAME))
-    assert emit.is_parallel(lower_kernel(only_kernel(graph), TARGET.machine))
+    assert is_parallel(lower_kernel(only_kernel(graph), TARGET.machine))
     arrays = arrays_for(graph)
     check_graph(graph, arrays, factor=40)
     program = compiled(graph)
