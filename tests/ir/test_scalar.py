@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from scalar_arrays import NumpyMath, on_arrays
 
 from hornfels.ir import REGISTRY, elementary, scalar
 from hornfels.ir.ops.constant import threefry
@@ -110,7 +111,7 @@ def worst_error(name: str, contract: bool) -> tuple[float, float]:
     x = x[~(x < bound.least)]
     with np.errstate(all="ignore"):
         exact = bound.exact(x.astype(np.float64))
-    errors = errors_in_ulp(scalar.on_arrays(function_of(name), x, contract=contract), exact)
+    errors = errors_in_ulp(on_arrays(function_of(name), x, contract=contract), exact)
     worst = int(np.argmax(errors))
     return float(errors[worst]), float(x[worst])
 
@@ -211,7 +212,7 @@ SPECIAL = {
 @pytest.mark.parametrize("name", SPECIAL)
 def test_special_values(name: str) -> None:
     x, expected = np.asarray([*SPECIAL[name], (math.nan, math.nan)], np.float32).T
-    got = scalar.on_arrays(function_of(name), x)
+    got = on_arrays(function_of(name), x)
     np.testing.assert_array_equal(got, expected)
     numbers = ~np.isnan(expected)
     np.testing.assert_array_equal(np.signbit(got[numbers]), np.signbit(expected[numbers]))
@@ -221,7 +222,7 @@ def test_special_values(name: str) -> None:
 def test_f64_is_the_library_function(name: str) -> None:
     bound = BOUNDS[name]
     x = np.linspace(max(0.1, bound.low + 0.1), 3.0 if bound.high > 2 else 0.99, 97)
-    got = scalar.on_arrays(function_of(name), x)
+    got = on_arrays(function_of(name), x)
     assert got.dtype == np.float64
     np.testing.assert_allclose(got, bound.exact(x), rtol=1e-15)
 
@@ -232,7 +233,7 @@ def test_f64_is_the_library_function(name: str) -> None:
 def test_odd_functions_are_exactly_odd(name: str) -> None:
     x = np.linspace(0.0, 6.0, 10_001, dtype=np.float32)
     function = function_of(name)
-    np.testing.assert_array_equal(scalar.on_arrays(function, -x), -scalar.on_arrays(function, x))
+    np.testing.assert_array_equal(on_arrays(function, -x), -on_arrays(function, x))
 
 
 def test_contraction_changes_bits_and_is_one_rounding() -> None:
@@ -240,8 +241,8 @@ def test_contraction_changes_bits_and_is_one_rounding() -> None:
         return x * y + (-1.0)
 
     x = np.asarray([1 + 2.0**-12], np.float32)
-    separate = scalar.on_arrays(product_and_sum, x, x)
-    fused = scalar.on_arrays(product_and_sum, x, x, contract=True)
+    separate = on_arrays(product_and_sum, x, x)
+    fused = on_arrays(product_and_sum, x, x, contract=True)
     assert fused[0] == np.float32(2.0**-11 + 2.0**-24)
     assert separate[0] == np.float32(2.0**-11)
 
@@ -263,7 +264,7 @@ def test_threefry_known_answers(
     assert tuple(oracle) == expected
     words = [np.asarray([w], np.uint32) for w in (*key, *counter)]
     for i in range(2):
-        got = scalar.on_arrays(lambda m, *xs, i=i: scalar.threefry2x32(*xs)[i], *words)
+        got = on_arrays(lambda m, *xs, i=i: scalar.threefry2x32(*xs)[i], *words)
         assert got[0] == expected[i]
 
 
@@ -272,14 +273,12 @@ def test_threefry_of_many_counters_is_the_oracle() -> None:
     words = rng.integers(0, 2**32, (4, 1000), dtype=np.uint64)
     expected = np.stack([threefry(words[:2, i], words[2:, i]) for i in range(1000)])
     for i in range(2):
-        got = scalar.on_arrays(
-            lambda m, *xs, i=i: scalar.threefry2x32(*xs)[i], *words.astype(np.uint32)
-        )
+        got = on_arrays(lambda m, *xs, i=i: scalar.threefry2x32(*xs)[i], *words.astype(np.uint32))
         np.testing.assert_array_equal(got, expected[:, i])
 
 
 def test_numpy_elements_follow_the_contract() -> None:
-    m = scalar.NumpyMath(f32)
+    m = NumpyMath(f32)
     integers = m.element(np.asarray([7, -7, 7, -7, 5, -(2**31)], np.int32))
     divisors = m.element(np.asarray([2, 2, -2, -2, 0, -1], np.int32))
     with np.errstate(all="ignore"):
@@ -306,7 +305,7 @@ def test_waves_next_to_multiples_of_half_pi(x: str, sine: float, cosine: float) 
     at = np.asarray([float.fromhex(x)], np.float32)
     exact = {"sin": sine, "cos": cosine, "tan": sine / cosine}
     for name, value in exact.items():
-        error = errors_in_ulp(scalar.on_arrays(function_of(name), at), np.asarray([value]))
+        error = errors_in_ulp(on_arrays(function_of(name), at), np.asarray([value]))
         assert error[0] <= BOUNDS[name].ulp
 
 
@@ -325,7 +324,7 @@ def test_powers() -> None:
     with np.errstate(all="ignore"):
         x, y = np.concatenate(pairs, axis=1).astype(np.float32)
         exact = np.power(x.astype(np.float64), y.astype(np.float64))
-    got = scalar.on_arrays(elementary.pow, x, y)
+    got = on_arrays(elementary.pow, x, y)
     errors = errors_in_ulp(got, exact)
     worst = int(np.argmax(errors))
     assert errors[worst] <= 0.6, f"pow({x[worst]}, {y[worst]}) is off by {errors[worst]} ulp"

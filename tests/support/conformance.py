@@ -10,13 +10,13 @@ import zlib
 from typing import Any
 
 import numpy as np
+from scalar_arrays import on_arrays
 
 from hornfels.ir import Builder, Graph, evaluate, gradients, jvp, parse, sugar
 from hornfels.ir.builder import emit
 from hornfels.ir.errors import HornfelsError
 from hornfels.ir.graph import Node, Value, substitute_attribute
 from hornfels.ir.op import Case, Op, Reason
-from hornfels.ir.scalar import on_arrays
 from hornfels.ir.types import DType, TensorType, f64, type_of
 
 SIZES = {"N": 3}
