@@ -7,7 +7,7 @@ from hornfels.benchmarks.models import BENCH_MODELS
 
 
 def test_a_budget_is_kept_and_what_does_not_fit_is_said(capsys, monkeypatch):
-    small = BENCH_MODELS["resnet"].sized(blocks=((16, 1), (16, 1)))
+    small = BENCH_MODELS["resnet"].sized(blocks=((16, 1),) * 3)
     monkeypatch.setitem(BENCH_MODELS, "resnet", small)
     budget.main(["--model", "resnet", "--batch-size", "4", "--shares", "0.8,0.01", "--rounds", "1"])
     printed = capsys.readouterr().out
