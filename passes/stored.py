@@ -95,7 +95,8 @@ def choose_stored(graph: Graph, steady: Collection[Value] = frozenset()) -> dict
             else:
                 inlined[value] = whole
     stored.update(dict.fromkeys(derivatives(graph, stored, cost, RECOMPUTE_COST)))
-    return stored
+    # What stands in place of another value was found out behind what reads it.
+    return {v: None for node in graph.nodes for v in node.outputs if v in stored}
 
 
 def _store(graph: Graph, value: Value, whole: _Inlined, needed: Mapping[Value, bool]) -> bool:
