@@ -36,22 +36,21 @@ def changes() -> int:
     return _Changes.count
 
 
-class _Moves:
-    """Who moves an array, or reads or replaces one that moved, holds the lock.
+_moves = threading.RLock()
+"""Held by who moves an array, or reads or replaces one that moved.
 
-    One for all variables: a move is rare, and inside nothing else is waited for. The thread that
-    has it may ask again, since the collector may run a finalizer that assigns.
-    """
-
-    lock = threading.RLock()
-
-    @classmethod
-    def forked(cls) -> None:
-        """Have a lock that no thread of the parent process holds."""
-        cls.lock = threading.RLock()
+One for all variables: a move is rare, and inside nothing else is waited for. The thread that has
+it may ask again, since the collector may run a finalizer that assigns.
+"""
 
 
-os.register_at_fork(after_in_child=_Moves.forked)
+def _forked() -> None:
+    """Have a lock that no thread of the parent process holds."""
+    global _moves
+    _moves = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Residence(Protocol):
@@ -218,13 +217,13 @@ class Variable(ArrayOperators):
 
     def move_to(self, residence: Residence) -> None:
         """Give the array to `residence`, and leave it to it alone."""
-        with _Moves.lock:
+        with _moves:
             residence.write(self, self.array)
             self._residence, self._array = residence, None  # in this order: others may be reading
 
     def move_home(self, residence: Residence) -> None:
         """Hold the array here again, if `residence` has it."""
-        with _Moves.lock:
+        with _moves:
             if self._residence is residence:
                 self._array = _frozen(residence.read(self))
                 self._residence = None
@@ -235,7 +234,7 @@ class Variable(ArrayOperators):
         array = self._array
         if array is not None:
             return array
-        with _Moves.lock:
+        with _moves:
             array, residence = self._array, self._residence
             if array is not None:  # it came home meanwhile
                 return array
@@ -263,13 +262,14 @@ class Variable(ArrayOperators):
             builder.assign(self, value)
             return value
         array = as_array(value, self.type.dtype)
-        if array.shape != self.shape:
+        if array.shape != self.type.shape:
             raise ShapeError(f"assign: variable {self._path!r} is {self.type}, got {array.shape}")
-        with _Moves.lock:
-            if self._residence is None:
+        with _moves:
+            residence = self._residence
+            if residence is None:
                 self._array = _frozen(array)
             else:
-                self._residence.write(self, array)
+                residence.write(self, array)
         return value
 
     def assign_add(self, value: Any) -> Any:
