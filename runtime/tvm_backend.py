@@ -442,9 +442,9 @@ class TvmBackend:
         begin(load_libraries)
         with rare_collection():
             plan = self._plan(graph, sizes)
-            from ..codegen.tvm.llvm_passes import leave_out_passes
+            from ..codegen.tvm.llvm_passes import begin_leaving_out
 
-            begin(leave_out_passes)
+            begin_leaving_out()
             from ..codegen.tvm.lower import compile_plan
 
             compiled = compile_plan(plan, self.target, self._choices(plan))

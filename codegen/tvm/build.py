@@ -112,7 +112,7 @@ class Compiler:
         self._waiting: dict[bool, dict[str, PrimFunc]] = {False: {}, True: {}}  # by `ALIASED`
         self._objects: list[Future[bytes]] = []
         self._pool = ThreadPoolExecutor(host_cores(), thread_name_prefix="hornfels-llvm")
-        self._pool.submit(leave_out_passes)
+        leave_out_passes()  # before those threads compile
 
     def __enter__(self) -> Self:
         return self

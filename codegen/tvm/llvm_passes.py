@@ -24,6 +24,8 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 
+from ..native.ahead import begin
+
 _KNOWN = 22
 """LLVM's version whose options these are; over an option that it does not know it exits."""
 
@@ -40,17 +42,40 @@ LEFT_OUT = (*_COUNTERS, *_FUNCTIONS, *_BRANCHES, *_OTHERS)
 _LINKER = "tvm.contrib.hexagon.link_shared"
 _log = logging.getLogger("hornfels.codegen")
 _lock = threading.Lock()
-_done = False
+_compiling = threading.Lock()
+_door = contextlib.ExitStack()  # what closes it again
+_is_open = _is_set = _done = False
+
+
+def begin_leaving_out() -> None:
+    """Begin what `leave_out_passes` does in a thread of its own; who calls that waits for it."""
+    if not _done:
+        _open()
+        begin(_set_options)
 
 
 def leave_out_passes() -> None:
-    """Have LLVM leave passes out, from the first call on and for the whole process."""
+    """Have LLVM leave passes out, from the first call on and for the whole process.
+
+    It changes TVM's table of functions, which is not guarded, so it belongs before what is
+    compiled, and into the thread that compiles.
+    """
     global _done
+    if not _done:
+        _open()
+        _set_options()
+        with _lock:
+            if not _done:
+                _door.close()
+                _done = True
+
+
+def _open() -> None:
+    global _is_open
     with _lock:
-        if not _done:
-            _done = True
-            if int(tvm.get_global_func("target.llvm_version_major")()) == _KNOWN:
-                _set_options(_options())
+        if not _is_open:
+            _door.enter_context(_linker())
+            _is_open = True
 
 
 def _options() -> list[str]:
@@ -59,17 +84,22 @@ def _options() -> list[str]:
     return [*options, "-disable-lsr"] if platform.machine() in ("x86_64", "AMD64") else options
 
 
-def _set_options(options: list[str]) -> None:
-    compile_hexagon = tvm.get_global_func("target.build.hexagon", allow_missing=True)
-    if compile_hexagon is None:
-        return
-    description = {"kind": "hexagon", "mtriple": "hexagon", "mcpu": "hexagonv68"}
-    target = tvm.target.Target({**description, "llvm-options": options})
-    try:
-        with _linker():
-            compile_hexagon(tvm.IRModule({}), target)
-    except RuntimeError as error:  # it costs time, not results
-        _log.info("LLVM goes through all of its passes: %s", error)
+def _set_options() -> None:
+    """Compile nothing for Hexagon, once; the door is open."""
+    global _is_set
+    with _compiling:
+        if _is_set:
+            return
+        compile_hexagon = tvm.get_global_func("target.build.hexagon", allow_missing=True)
+        version = int(tvm.get_global_func("target.llvm_version_major")())
+        if compile_hexagon is not None and version == _KNOWN:
+            description = {"kind": "hexagon", "mtriple": "hexagon", "mcpu": "hexagonv68"}
+            target = tvm.target.Target({**description, "llvm-options": _options()})
+            try:
+                compile_hexagon(tvm.IRModule({}), target)
+            except RuntimeError as error:  # it costs time, not results
+                _log.info("LLVM goes through all of its passes: %s", error)
+        _is_set = True
 
 
 @contextlib.contextmanager

@@ -46,8 +46,9 @@ def test_no_file_and_no_linker_is_left_behind():
 
 
 def test_a_version_of_llvm_whose_options_are_unknown_gets_none(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(llvm_passes, "_done", False)
-    monkeypatch.setattr(llvm_passes, "_set_options", lambda options: pytest.fail("options set"))
+    for flag in ("_done", "_is_set"):
+        monkeypatch.setattr(llvm_passes, flag, False)
+    monkeypatch.setattr(llvm_passes, "_options", lambda: pytest.fail("options set"))
     monkeypatch.setattr(llvm_passes, "_KNOWN", 0)
     llvm_passes.leave_out_passes()
 
