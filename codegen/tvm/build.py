@@ -32,10 +32,11 @@ from tvm.tirx import ForKind
 from ...ir.errors import LoweringError
 from ..native.host import host_cores
 from ..native.program import NativeCode, NativeProgram, load
-from .emit import ALIASED, PARALLEL, PLAIN, PrimFunc, Stmt, rebuilt
+from .emit import ALIASED, PARALLEL, PLAIN, PrimFunc, Stmt
 from .entry import Call, Statement, bases_in, calls_in, lower_entry
 from .llvm_passes import leave_out_passes
 from .nontemporal import STREAMED, streaming
+from .rebuild import rebuilt
 from .target import Target
 
 _BATCH = 4  # kernels of an object: enough that what each object takes does not count

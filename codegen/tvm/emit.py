@@ -29,6 +29,7 @@ from tvm.ir import PointerType, PrimType
 from tvm.tirx import ForKind
 
 from ...ir.errors import LoweringError
+from .rebuild import rebuilt
 
 Buffer = tirx.Var  # TVM 0.27: a buffer is a variable whose type is a BufferType
 Expr = tvm.ir.Expr
@@ -546,35 +547,6 @@ def structure(function: PrimFunc) -> int:
 def workspace_bytes(function: PrimFunc) -> int:
     """Return the bytes of workspace that a kernel needs, 0 if it takes no such argument."""
     return int(function.attrs[WORKSPACE])
-
-
-def rebuilt(statement: Stmt, rewrite: Callable[[Stmt], Stmt]) -> Stmt:
-    """A statement with the statements in it rewritten; itself if that changes none of them.
-
-    `type` is compared, for `isinstance` is slow for classes of TVM.
-    """
-    kind = type(statement)
-    if kind is tirx.SeqStmt:
-        items = list(statement.seq)
-        parts = [rewrite(item) for item in items]
-        same = all(a is b for a, b in zip(items, parts, strict=True))
-        return statement if same else tirx.SeqStmt(parts)
-    if kind is tirx.IfThenElse:
-        then, otherwise = statement.then_case, statement.else_case
-        new, other = rewrite(then), None if otherwise is None else rewrite(otherwise)
-        same = new is then and other is otherwise
-        return statement if same else tirx.IfThenElse(statement.condition, new, other)
-    if kind not in (tirx.For, tirx.AttrStmt, tirx.While):
-        return statement
-    inside = statement.body
-    body = rewrite(inside)
-    if body is inside:
-        return statement
-    if kind is tirx.For:
-        return tirx.For(statement.loop_var, statement.min, statement.extent, statement.kind, body)
-    if kind is tirx.While:
-        return tirx.While(statement.condition, body)
-    return tirx.AttrStmt(statement.node, statement.attr_key, statement.value, body)
 
 
 class _Hoist:

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 import tvm
 from tvm import tirx
 
-from .emit import Buffer, Expr, PrimFunc, Stmt, rebuilt
+from .emit import Buffer, Expr, PrimFunc, Stmt
+from .rebuild import rebuilt
 from .target import Machine
 
 STREAMED = "hornfels.streamed"

@@ -9,13 +9,15 @@ from random_graphs import assert_same, random_arrays, random_graph
 from hornfels.ir import Builder, evaluate, parse, sugar
 from hornfels.ir.op import get
 from hornfels.ir.types import f32
-from hornfels.passes import fusion
 from hornfels.passes.batches import parts_of
-from hornfels.passes.fusion import choose_stored, fuse
+from hornfels.passes.fusion import fuse
+from hornfels.passes.groups import Groups
 from hornfels.passes.interpret import run_plan
 from hornfels.passes.memory import plan
+from hornfels.passes.outline import POINTWISE
 from hornfels.passes.pipeline import optimize
 from hornfels.passes.rows import agree, rows_of
+from hornfels.passes.stored import choose_stored
 
 
 def calls_of(text: str):
@@ -95,7 +97,7 @@ def test_a_kernel_never_waits_for_itself():
 
 
 def test_the_cycle_check_is_needed(monkeypatch):
-    monkeypatch.setattr(fusion.Groups, "can_merge", lambda self, a, b: a is not b)
+    monkeypatch.setattr(Groups, "can_merge", lambda self, a, b: a is not b)
     text = """graph g(%x: f32[4,4]) {
       %0: f32[4,4] = matmul[transpose_a=False, transpose_b=False](%x, %x)
       %1: f32[4] = reduce_sum[axes=(0,)](%0)
@@ -271,7 +273,7 @@ def test_every_kernel_has_a_form_that_the_backend_takes():
 
 
 def check_form(kernel) -> None:
-    rooted = [n for n in kernel.body.nodes if n.op.kind not in fusion.POINTWISE]
+    rooted = [n for n in kernel.body.nodes if n.op.kind not in POINTWISE]
     if kernel.root in ("pointwise", "batch"):
         assert not rooted
         parts = parts_of(kernel.body) if kernel.root == "batch" else [kernel.body]
