@@ -15,6 +15,7 @@ from .pairs import flat, with_pairs_of_rows
 from .product import Place, Product
 from .tile import (
     Tile,
+    blank,
     cast,
     choose_vectors,
     element_bytes,
@@ -369,7 +370,7 @@ def _pack_plain(
 
     return emit.seq(
         emit.serial(length, lambda k: emit.vectorized(count, lambda lane: element(k, lane)), "k"),
-        _blank(product, length, count, target, packed),
+        blank(packed, target, length, count, product.lanes),
     )
 
 
@@ -406,21 +407,7 @@ def _pack_transposed(
     return emit.seq(
         emit.serial(blocks, block, "block"),
         emit.serial(length - blocks * lanes, rest, "k", blocks * lanes),
-        _blank(product, length, count, target, packed),
-    )
-
-
-def _blank(
-    product: Product, length: Index, count: int, target: tuple[Index, Index], packed: Buffer
-) -> Stmt:
-    """Set the lanes of a packed vector from `count` on to 0."""
-    (task, base), zero = target, emit.constant(0, product.packed)
-
-    def lane(k: Index, number: Index) -> Stmt:
-        return emit.store(packed, (task, k, base + count + number), zero)
-
-    return emit.serial(
-        length, lambda k: emit.vectorized(product.lanes - count, lambda n: lane(k, n)), "k"
+        blank(packed, target, length, count, product.lanes),
     )
 
 

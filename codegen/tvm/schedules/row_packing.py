@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import emit
 from ..emit import Buffer, Index, Stmt
 from .row_shapes import RowProduct, Stripe
-from .tile import cast, neighbours
+from .tile import blank, cast, neighbours
 
 _SERIAL_PACK = 1 << 14  # elements that are packed before other threads would have begun
 
@@ -64,7 +64,7 @@ def _pack_along(
         emit.serial(
             product.terms, lambda k: emit.vectorized(count, lambda lane: element(k, lane)), "k"
         ),
-        _blank(product, stripe, count, target, packed),
+        blank(packed, target, product.terms, count, stripe.lanes),
     )
 
 
@@ -102,21 +102,5 @@ def _pack_across(
             "k",
             blocks * lanes,
         ),
-        _blank(product, stripe, count, target, packed),
-    )
-
-
-def _blank(
-    product: RowProduct, stripe: Stripe, count: int, target: tuple[Index, Index], packed: Buffer
-) -> Stmt:
-    """Set the lanes of a packed vector from `count` on to 0."""
-    (number, base), zero = target, emit.constant(0, product.factors)
-
-    def lane(k: Index, place: Index) -> Stmt:
-        return emit.store(packed, (number, k, base + count + place), zero)
-
-    return emit.serial(
-        product.terms,
-        lambda k: emit.vectorized(stripe.lanes - count, lambda place: lane(k, place)),
-        "k",
+        blank(packed, target, product.terms, count, stripe.lanes),
     )

@@ -182,6 +182,20 @@ def neighbours(start: Index, lanes: int) -> Index:
     return tirx.Ramp(_int(start), _int(1), lanes) if lanes > 1 else start
 
 
+def blank(
+    packed: Buffer, target: tuple[Index, Index], length: Index, count: int, lanes: int
+) -> Stmt:
+    """Set the lanes of a packed vector from `count` on to 0, in `length` rows."""
+    (number, base), zero = target, emit.constant(0, emit.dtype_of(packed))
+
+    def lane(k: Index, place: Index) -> Stmt:
+        return emit.store(packed, (number, k, base + count + place), zero)
+
+    return emit.serial(
+        length, lambda k: emit.vectorized(lanes - count, lambda place: lane(k, place)), "k"
+    )
+
+
 def cast(value: Expr, dtype: str, lanes: int = 1) -> Expr:
     """Convert a scalar or vector expression to an element type, if it is of another."""
     wanted = _vector_name(dtype, lanes)
